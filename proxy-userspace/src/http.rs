@@ -1,0 +1,16 @@
+//! HTTP/1.1 as a CONNECT proxy needs it: one request head in, one reply out.
+//!
+//! Pure: bytes and values go in, values and bytes come out. Who reads the socket, and until when,
+//! is not known here. The way of a request is [`HeadParser`] (syntax of any request), then
+//! [`ConnectRequest`] (is it a CONNECT that we serve); what goes wrong on the way, here or later,
+//! becomes a [`Refusal`].
+
+mod connect;
+mod head;
+mod reply;
+mod status;
+
+pub use connect::{ConnectRequest, RequestError, Strictness};
+pub use head::{Head, HeadError, HeadParser, Progress, Version};
+pub use reply::{CONNECTION_ESTABLISHED, ProxyError, Refusal};
+pub use status::Status;

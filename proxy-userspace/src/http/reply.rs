@@ -1,0 +1,241 @@
+//! What the proxy itself says to a client: the tunnel is up, or one refusal.
+//!
+//! A refusal is a whole response with one line of plain text as its body, for the people who will
+//! see it in a terminal, and the same line in `Proxy-Status` (RFC 9209), for their tools. After it
+//! the connection is closed.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use super::{HeadError, RequestError, Status};
+
+#[cfg(test)]
+mod tests;
+
+/// The reply to a CONNECT request whose tunnel is up (RFC 9110 §9.3.6).
+///
+/// No fields: none may say anything about a body, and clients of old fail on fields that they do
+/// not expect here.
+pub const CONNECTION_ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// The access log counts these bytes; see the size of a `TCP_TUNNEL/200` record.
+const _: () = assert!(CONNECTION_ESTABLISHED.len() == 39);
+
+/// 10000-01-01T00:00:00Z in seconds since 1970: an HTTP date has four digits for the year.
+const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+
+/// The kind of a failure, in the words of RFC 9209 §2.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyError {
+    /// The request is wrong.
+    HttpRequestError,
+    /// The policy denies the client or the port.
+    HttpRequestDenied,
+    /// The policy denies the address that the name leads to.
+    DestinationIpProhibited,
+    /// The tunnel would lead to the proxy itself.
+    ProxyLoopDetected,
+    /// The origin refused the connection.
+    ConnectionRefused,
+    /// There is no way to the address.
+    DestinationIpUnroutable,
+    /// The name has no address.
+    DnsError,
+    /// The origin did not answer in time.
+    ConnectionTimeout,
+    /// The name could not be resolved in time.
+    DnsTimeout,
+    /// The origin closed the connection before it was of use.
+    ConnectionTerminated,
+    /// We hold as many connections as we can.
+    ConnectionLimitReached,
+    /// Our own fault.
+    ProxyInternalError,
+}
+
+/// One refusal: what the client is told instead of getting its tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    status: Status,
+    error: ProxyError,
+    /// One line: control characters are replaced when it is made.
+    reason: String,
+}
+
+impl ProxyError {
+    /// The token of RFC 9209.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HttpRequestError => "http_request_error",
+            Self::HttpRequestDenied => "http_request_denied",
+            Self::DestinationIpProhibited => "destination_ip_prohibited",
+            Self::ProxyLoopDetected => "proxy_loop_detected",
+            Self::ConnectionRefused => "connection_refused",
+            Self::DestinationIpUnroutable => "destination_ip_unroutable",
+            Self::DnsError => "dns_error",
+            Self::ConnectionTimeout => "connection_timeout",
+            Self::DnsTimeout => "dns_timeout",
+            Self::ConnectionTerminated => "connection_terminated",
+            Self::ConnectionLimitReached => "connection_limit_reached",
+            Self::ProxyInternalError => "proxy_internal_error",
+        }
+    }
+
+    /// The status that goes with the error, unless the refusal knows a better one.
+    ///
+    /// RFC 9209 recommends `502` for a prohibited address and for a loop. Both are decisions of
+    /// ours and will not go away by trying again, so they are `403`.
+    #[must_use]
+    pub const fn usual_status(self) -> Status {
+        match self {
+            Self::HttpRequestError => Status::BadRequest,
+            Self::HttpRequestDenied | Self::DestinationIpProhibited | Self::ProxyLoopDetected => {
+                Status::Forbidden
+            }
+            Self::ConnectionRefused
+            | Self::DestinationIpUnroutable
+            | Self::DnsError
+            | Self::ConnectionTerminated => Status::BadGateway,
+            Self::ConnectionTimeout | Self::DnsTimeout => Status::GatewayTimeout,
+            Self::ConnectionLimitReached => Status::ServiceUnavailable,
+            Self::ProxyInternalError => Status::InternalServerError,
+        }
+    }
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Refusal {
+    /// A refusal with the usual status of its error.
+    #[must_use]
+    pub fn new(error: ProxyError, reason: impl Into<String>) -> Self {
+        Self::with_status(error.usual_status(), error, reason)
+    }
+
+    /// A refusal with a status of its own.
+    #[must_use]
+    pub fn with_status(status: Status, error: ProxyError, reason: impl Into<String>) -> Self {
+        let reason = reason.into().replace(char::is_control, " ");
+        Self {
+            status,
+            error,
+            reason,
+        }
+    }
+
+    /// The client began a request and did not end its head in time.
+    #[must_use]
+    pub fn head_timeout() -> Self {
+        Self::with_status(
+            Status::RequestTimeout,
+            ProxyError::HttpRequestError,
+            "the request head did not end in time",
+        )
+    }
+
+    /// Every tunnel that we have room for is in use.
+    #[must_use]
+    pub fn no_room() -> Self {
+        Self::new(
+            ProxyError::ConnectionLimitReached,
+            "this proxy has no room for another tunnel at present; try again later",
+        )
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The kind of failure.
+    #[must_use]
+    pub fn error(&self) -> ProxyError {
+        self.error
+    }
+
+    /// The reason: one line, without a full stop.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The response as it goes over the wire. The reply to a HEAD request has no body, and says
+    /// how long it would have been (RFC 9110 §9.3.2).
+    #[must_use]
+    pub fn encode(&self, date: SystemTime, head_request: bool) -> Vec<u8> {
+        let date = date_field(date).unwrap_or_default();
+        let allow = if self.status.requires_allow() {
+            "Allow: CONNECT\r\n"
+        } else {
+            ""
+        };
+        let body = if head_request {
+            String::new()
+        } else {
+            format!("{}\n", self.reason)
+        };
+        format!(
+            "HTTP/1.1 {code} {phrase}\r\n\
+             {date}\
+             Connection: close\r\n\
+             Content-Type: text/plain; charset=utf-8\r\n\
+             Content-Length: {length}\r\n\
+             Proxy-Status: underpass; error={error}; details=\"{details}\"\r\n\
+             {allow}\
+             \r\n\
+             {body}",
+            code = self.status.code(),
+            phrase = self.status.phrase(),
+            length = self.reason.len() + 1,
+            error = self.error,
+            details = structured_string(&self.reason),
+        )
+        .into_bytes()
+    }
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Self {
+        Self::with_status(
+            error.status(),
+            ProxyError::HttpRequestError,
+            error.to_string(),
+        )
+    }
+}
+
+impl From<RequestError> for Refusal {
+    fn from(error: RequestError) -> Self {
+        Self::with_status(
+            error.status(),
+            ProxyError::HttpRequestError,
+            error.to_string(),
+        )
+    }
+}
+
+/// The `Date` field; none if the clock is beyond what the field can say, as RFC 9110 §6.6.1 asks
+/// of a server without a sensible clock.
+fn date_field(date: SystemTime) -> Option<String> {
+    let since_1970 = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    (since_1970 < YEAR_10000).then(|| format!("Date: {}\r\n", httpdate::fmt_http_date(date)))
+}
+
+/// The inside of an `sf-string` (RFC 8941 §3.3.3), which can hold printable ASCII only.
+fn structured_string(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => escaped.extend(['\\', character]),
+            ' '..='~' => escaped.push(character),
+            _other => escaped.push('?'),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,7 @@
+//! Underpass: a tunnel proxy for Linux whose tunnels are spliced in the kernel.
+
+#![deny(unsafe_code)]
+
+pub mod authority;
+pub mod http;
+pub mod limits;

@@ -1,0 +1,122 @@
+//! Every bound that is not configurable, in one place, each with its reason.
+
+use std::time::Duration;
+
+// The request head. A bound is inclusive: exactly this much is accepted, one byte more is refused.
+
+/// The whole request head, from the first byte (empty lines before the request line included) to
+/// the empty line that ends it; more is `431`.
+///
+/// A CONNECT head is a few hundred bytes; the largest in practice carry a Kerberos ticket in
+/// `Proxy-Authorization`, which stays below 64 KiB. This is also what a client that has not been
+/// let in yet can make us hold.
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// The request target; more is `414`.
+///
+/// RFC 9110 §4.1 asks for 8000 octets at least. A CONNECT target is at most 260 bytes, but the
+/// target of another method is read to its end, so that its refusal can be the truthful `405`.
+pub const MAX_TARGET_BYTES: usize = 8 * 1024;
+
+/// The request method; more is `501`.
+///
+/// The longest method that IANA has registered, `UPDATEREDIRECTREF`, has 17 bytes.
+pub const MAX_METHOD_BYTES: usize = 32;
+
+/// Empty lines before the request line, which RFC 9112 §2.2 asks a server to ignore; more is `400`.
+///
+/// They come from old clients that end a previous body with a line too many: one is known, a few
+/// are tolerated, and a stream of them is not HTTP.
+pub const MAX_EMPTY_LINES: usize = 4;
+
+// Refusals.
+
+/// How long a refused client may take to read its refusal and close. Closing at once, with bytes
+/// of the client unread, would send a reset that can destroy the refusal on its way.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much of what a refused client goes on sending is read and thrown away.
+pub const LINGER_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a client that is not served may take for its request head.
+pub const TURNED_AWAY_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many clients that are not served, since they may not be or since there is no room, are told
+/// so at once; more are just closed.
+pub const MAX_TURNED_AWAY: usize = 64;
+
+// The relay.
+
+/// How long a side that is still alive gets to receive what the other had sent before its reset.
+pub const RESET_FLUSH: Duration = Duration::from_secs(1);
+
+/// The copy engine's first buffer: a small message fits, and an active chatty tunnel stays cheap.
+pub const COPY_BUFFER_MIN_BYTES: usize = 4 * 1024;
+
+/// The copy engine's largest buffer; beyond it nothing is gained but cache misses.
+pub const COPY_BUFFER_MAX_BYTES: usize = 256 * 1024;
+
+/// What one direction may move before the other has its turn.
+pub const COPY_BUDGET_BYTES: usize = 512 * 1024;
+
+/// The first buffer with which user space moves a direction of a spliced tunnel: enough for what
+/// comes before the kernel takes over.
+pub const SPLICE_BUFFER_MIN_BYTES: usize = 4 * 1024;
+
+/// The largest such buffer, for a direction that is paused.
+pub const SPLICE_BUFFER_MAX_BYTES: usize = 256 * 1024;
+
+/// The most that user space peeks at to hand a direction over to the kernel. The window of a new
+/// connection is smaller; on an old one with more bytes waiting, the copying costs more than it gains.
+pub const HANDOVER_MAX_BYTES: usize = 256 * 1024;
+
+/// After a sender was too fast for a hand-over, this much is moved before the next attempt; twice
+/// as much with every failure.
+pub const HANDOVER_BACKOFF_BYTES: usize = 256 * 1024;
+
+/// The receive buffer of a tunnel's socket, in memory: what a sender can send to a receiver that does
+/// not read, or into a pause of the splice. The kernel's own limit is 6 MiB, and 32 MiB since Linux
+/// 6.18, which is a lot to hold for a client that has stopped reading. This is a window of 450 Mbit/s
+/// over a round trip of 100 ms.
+pub const RECEIVE_BUFFER_BYTES: usize = proxy_common::sizes::RECEIVE_BUFFER_BYTES;
+
+/// The send buffer with which a spliced socket begins, in memory. The kernel begins with less than
+/// two segments as large as it merges them, and widens a buffer only when a writer finds it full,
+/// which the splice never does: it stops before.
+pub const SPLICE_SEND_BUFFER_BYTES: usize = 512 * 1024;
+
+/// What a paused direction may move before others have their turn.
+pub const SPLICE_BUDGET_BYTES: usize = 512 * 1024;
+
+/// First pause between looks at the kernel's backlog, which announces nothing.
+pub const BACKLOG_POLL_MIN: Duration = Duration::from_millis(1);
+
+/// Longest such pause: what a FIN may be late when its receiver is slow.
+pub const BACKLOG_POLL_MAX: Duration = Duration::from_millis(20);
+
+// The process.
+
+/// Descriptors that are not a tunnel's: clients that are turned away, listeners, logs, maps, the
+/// reactor, names being resolved, and room to spare.
+pub const RESERVED_DESCRIPTORS: u64 = 2 * MAX_TURNED_AWAY as u64;
+
+/// Tunnels at most, whatever the descriptor limit: what the kernel object is compiled for.
+pub const MAX_TUNNELS: u32 = 32_768;
+
+const _: () = assert!(MAX_TUNNELS as usize * 2 == proxy_common::sizes::SOCKETS);
+
+/// Pause of an accept loop that ran out of descriptors or memory.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Pause between two warnings of one kind, of which there may be one per client.
+pub const WARNING_PAUSE: Duration = Duration::from_secs(10);
+
+/// Lines that may wait for a slow log before lines are dropped.
+pub const LOG_QUEUE_LINES: usize = 8192;
+
+/// How long the process waits for the last lines of a log before it ends without them.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+// RFC 9110 §4.1, and room for fields beside the longest target.
+const _: () = assert!(MAX_TARGET_BYTES >= 8000);
+const _: () = assert!(MAX_TARGET_BYTES * 2 < MAX_HEAD_BYTES);
