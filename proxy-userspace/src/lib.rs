@@ -5,3 +5,4 @@
 pub mod authority;
 pub mod http;
 pub mod limits;
+pub mod policy;
