@@ -5,4 +5,5 @@
 pub mod authority;
 pub mod http;
 pub mod limits;
+pub mod net;
 pub mod policy;

@@ -1,0 +1,100 @@
+//! Listening sockets.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Opens a listener. `[::]` takes IPv4 clients too, unless it is to leave them to another listener
+/// or the system says otherwise.
+///
+/// # Errors
+/// Those of `bind(2)` and `listen(2)`.
+pub fn listen(address: SocketAddr, leave_ipv4: bool) -> io::Result<TcpListener> {
+    // Plain TCP, never MPTCP: the kernel cannot splice MPTCP connections.
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    if leave_ipv4 && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Prepares a socket, accepted or connected, for tunnel traffic.
+///
+/// # Errors
+/// Those of `setsockopt(2)`; the peer may be gone already.
+pub fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // We forward what we get when we get it; whether small segments wait is the peers' business.
+    stream.set_nodelay(true)?;
+    // An urgent byte is a byte of the stream to us: skipping it would upset the byte counts, and a
+    // tunnel has no way to say "urgent" anyway.
+    SockRef::from(stream).set_out_of_band_inline(true)?;
+    // A peer that vanished without a word is noticed within about two minutes.
+    SockRef::from(stream).set_tcp_keepalive(&super::keepalive())
+}
+
+/// The client's address as policy and log see it: IPv4 clients of an IPv6 socket are IPv4 clients.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Whether a packet to `ip` would stay on this host.
+///
+/// It would if the kernel lets us bind the address, which also finds whole networks that are routed
+/// to this host. Where binding does not tell, since `ip_nonlocal_bind` permits it for any address or
+/// somebody forbids it altogether, it would if the kernel chose the address itself as the source of
+/// such a packet.
+///
+/// # Errors
+/// Those of `socket(2)`; but where there are no sockets of its family, no address is ours.
+pub fn is_local(ip: IpAddr) -> io::Result<bool> {
+    if ip.is_unspecified() || ip.is_loopback() {
+        // Connecting to the unspecified address means connecting to this host.
+        return Ok(true);
+    }
+    let any_port = SocketAddr::new(ip, 0);
+    let new = || Socket::new(Domain::for_address(any_port), Type::DGRAM, None);
+    let socket = match new() {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(false),
+        other => other?,
+    };
+    match socket.bind(&any_port.into()) {
+        Ok(()) if !binds_anything(ip) => return Ok(true),
+        // Not ours; or link-local without an interface, which cannot be connected to either.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            return Ok(false);
+        }
+        Ok(()) | Err(_) => {}
+    }
+    // No packet is sent: UDP connects by looking up the route.
+    let socket = new()?;
+    let source = socket
+        .connect(&SocketAddr::new(ip, 9).into())
+        .and_then(|()| socket.local_addr());
+    Ok(source.is_ok_and(|source| source.as_socket().is_some_and(|source| source.ip() == ip)))
+}
+
+/// Whether the kernel lets us bind addresses that are not ours (`net.ipv4.ip_nonlocal_bind`).
+fn binds_anything(ip: IpAddr) -> bool {
+    let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+    std::fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"))
+        .is_ok_and(|setting| setting.trim() != "0")
+}
