@@ -4,6 +4,8 @@
 
 pub mod authority;
 pub mod http;
+pub mod kernel;
 pub mod limits;
 pub mod net;
 pub mod policy;
+pub mod relay;

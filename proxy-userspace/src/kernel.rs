@@ -1,0 +1,8 @@
+//! The kernel side as user space sees it: structure offsets of the running kernel, and the loaded
+//! object with its maps.
+
+pub mod btf;
+pub mod object;
+#[cfg(feature = "program-log")]
+mod program_log;
+pub mod version;
