@@ -2,10 +2,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod access_log;
 pub mod authority;
+pub mod diagnostics;
 pub mod http;
 pub mod kernel;
 pub mod limits;
+pub mod lines;
 pub mod net;
 pub mod policy;
 pub mod relay;

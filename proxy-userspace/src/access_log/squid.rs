@@ -1,0 +1,148 @@
+//! Squid's native log line. Pure.
+//!
+//! Byte for byte what Squid's `FormatSquidNative.cc` prints:
+//! `time elapsed client tag/status bytes method URL user hierarchy/peer type`.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// How a transaction went, in Squid's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// A tunnel, or the attempt to make one.
+    TcpTunnel,
+    /// The policy said no.
+    TcpDenied,
+    /// It never became a request.
+    None,
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TcpTunnel => "TCP_TUNNEL",
+            Self::TcpDenied => "TCP_DENIED",
+            Self::None => "NONE_NONE",
+        })
+    }
+}
+
+/// What a line says.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// When the transaction ended.
+    pub ended: SystemTime,
+    /// From the complete request head to the end.
+    pub elapsed: Duration,
+    /// Who asked.
+    pub client: IpAddr,
+    /// How it went.
+    pub tag: Tag,
+    /// The status sent to the client; 0 if none was.
+    pub status: u16,
+    /// Bytes sent to the client, reply head included.
+    pub bytes: u64,
+    /// The request's method; `NONE` if none was recognised.
+    pub method: String,
+    /// What was asked for: `host:port`, or `error:` with a reason.
+    pub url: String,
+    /// The address that was connected to, or last tried.
+    pub peer: Option<IpAddr>,
+    /// The type of a reply that we made ourselves.
+    pub content_type: Option<&'static str>,
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = self.ended.duration_since(UNIX_EPOCH).unwrap_or_default();
+        write!(
+            f,
+            "{:9}.{:03} {:6} {} {}/{:03} {} {} {} - ",
+            time.as_secs(),
+            time.subsec_millis(),
+            self.elapsed.as_millis(),
+            self.client,
+            self.tag,
+            self.status,
+            self.bytes,
+            self.method,
+            self.url,
+        )?;
+        match self.peer {
+            Some(peer) => write!(f, "HIER_DIRECT/{peer}")?,
+            None => f.write_str("HIER_NONE/-")?,
+        }
+        write!(f, " {}", self.content_type.unwrap_or("-"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            ended: UNIX_EPOCH + Duration::from_millis(1_544_160_065_248),
+            elapsed: Duration::from_millis(228),
+            client: [172, 30, 109, 89].into(),
+            tag: Tag::TcpTunnel,
+            status: 200,
+            bytes: 87_633,
+            method: "CONNECT".to_owned(),
+            url: "en.wikipedia.org:443".to_owned(),
+            peer: Some([91, 198, 174, 192].into()),
+            content_type: None,
+        }
+    }
+
+    #[test]
+    fn a_tunnel_reads_as_squid_writes_it() {
+        assert_eq!(
+            record().to_string(),
+            "1544160065.248    228 172.30.109.89 TCP_TUNNEL/200 87633 CONNECT \
+             en.wikipedia.org:443 - HIER_DIRECT/91.198.174.192 -"
+        );
+    }
+
+    #[test]
+    fn a_denial_has_no_peer_and_a_type() {
+        let record = Record {
+            tag: Tag::TcpDenied,
+            status: 403,
+            bytes: 300,
+            elapsed: Duration::ZERO,
+            peer: None,
+            content_type: Some("text/plain"),
+            ..record()
+        };
+        assert_eq!(
+            record.to_string(),
+            "1544160065.248      0 172.30.109.89 TCP_DENIED/403 300 CONNECT \
+             en.wikipedia.org:443 - HIER_NONE/- text/plain"
+        );
+    }
+
+    #[test]
+    fn what_never_became_a_request_has_status_000() {
+        let record = Record {
+            ended: UNIX_EPOCH + Duration::from_millis(5),
+            elapsed: Duration::from_millis(1_234_567),
+            client: "2001:db8::1".parse().unwrap(),
+            tag: Tag::None,
+            status: 0,
+            bytes: 0,
+            method: "NONE".to_owned(),
+            url: "error:transaction-end-before-headers".to_owned(),
+            peer: None,
+            content_type: None,
+        };
+        assert_eq!(
+            record.to_string(),
+            "        0.005 1234567 2001:db8::1 NONE_NONE/000 0 NONE \
+             error:transaction-end-before-headers - HIER_NONE/- -"
+        );
+    }
+}
