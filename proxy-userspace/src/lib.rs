@@ -1,10 +1,25 @@
 //! Underpass: a tunnel proxy for Linux whose tunnels are spliced in the kernel.
+//!
+//! Where to start reading, in the order in which a connection meets them:
+//!
+//! 1. [`app`] builds everything from a [`config`]; [`server`] accepts clients.
+//! 2. [`session`] drives one client: [`http`] reads its head, [`authority`] its target, [`policy`]
+//!    says whether it may, [`net::dial`] connects.
+//! 3. [`relay`] joins the two sockets. Its documentation is the contract between the engines; the
+//!    one that matters is [`relay::sockmap`], over the program in [`kernel::object`].
+//! 4. [`access_log`] and [`diagnostics`] say what happened.
+//!
+//! [`http`], [`authority`], [`policy`] and the arithmetic of the splice are pure: no sockets, clocks
+//! or logs. Everybody may read [`limits`].
 
 #![deny(unsafe_code)]
 
 pub mod access_log;
+pub mod app;
 pub mod authority;
+pub mod config;
 pub mod diagnostics;
+pub mod doctor;
 pub mod http;
 pub mod kernel;
 pub mod limits;
@@ -12,3 +27,5 @@ pub mod lines;
 pub mod net;
 pub mod policy;
 pub mod relay;
+pub mod server;
+pub mod session;

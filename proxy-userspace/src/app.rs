@@ -1,0 +1,195 @@
+//! `underpass run`: builds everything from the configuration, and takes it down again.
+
+use std::{
+    io::{self, IsTerminal as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    net::TcpListener,
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+    task::block_in_place,
+};
+use tracing::{info, warn};
+
+use crate::{
+    access_log::AccessLog,
+    config::Config,
+    limits::{LOG_FLUSH_TIMEOUT, MAX_TUNNELS, RESERVED_DESCRIPTORS},
+    net::listen::listen,
+    relay::selection::{EngineChoice, select as select_engine},
+    server::Server,
+    session::Shared,
+};
+
+/// Runs the proxy until a signal ends it.
+///
+/// # Errors
+/// Whatever keeps the proxy from starting, in words for the operator.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let tunnels = tunnels_at_most();
+    let listeners = config
+        .listen
+        .iter()
+        .map(|&address| open_listener(address, &config.listen))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let access_log = AccessLog::open(config.access_log.clone())
+        .with_context(|| format!("cannot open the access log {}", config.access_log))?;
+
+    let selection = match select_engine(config.engine, tunnels).await {
+        Ok(selection) => selection,
+        Err(missing) => bail!("engine sockmap cannot be had: {missing}; or use --engine auto"),
+    };
+    match (&selection.missing, config.engine) {
+        (Some(missing), _) => warn!("engine copy: {missing}"),
+        (None, EngineChoice::Copy) => info!("engine copy: asked for by --engine copy"),
+        (None, _) => info!("engine sockmap"),
+    }
+    if tunnels < MAX_TUNNELS {
+        info!("room for {tunnels} tunnels; a higher limit of open files (ulimit -n) makes more");
+    } else {
+        info!("room for {tunnels} tunnels");
+    }
+
+    let addresses = listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<Vec<_>, _>>()?;
+    if config.local_clients_only && addresses.iter().any(|address| !address.ip().is_loopback()) {
+        warn!(
+            "only clients on loopback are allowed; --allow-client CIDR lets others use the proxy"
+        );
+    }
+    let server = Server::new(
+        Shared {
+            policy: config.policy,
+            strictness: config.strictness,
+            listeners: addresses.clone(),
+            head_timeout: config.head_timeout,
+            connect_timeout: config.connect_timeout,
+            limits: config.limits,
+            relay: selection.relay,
+            access_log: access_log.clone(),
+        },
+        tunnels,
+    );
+    let mut signals = Signals::new()?;
+    let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
+    for (listener, address) in listeners.into_iter().zip(addresses) {
+        tokio::spawn(Arc::clone(&server).accept(listener));
+        info!("listening on {address}");
+    }
+    loop {
+        match signals.next().await {
+            // The terminal was closed.
+            Request::Reopen("SIGHUP") if attended => {
+                info!("SIGHUP from the terminal: stopping");
+                break;
+            }
+            Request::Reopen(name) => {
+                info!("{name}: opening the access log again");
+                access_log.lines().reopen();
+            }
+            Request::Stop(name) => {
+                info!("{name}: stopping");
+                break;
+            }
+        }
+    }
+    select! {
+        () = server.stop() => {}
+        name = signals.stop() => info!("{name} again: stopping at once"),
+    }
+    let written = block_in_place(|| access_log.lines().flush(LOG_FLUSH_TIMEOUT));
+    if !written {
+        bail!("the last lines of the access log could not be written in time");
+    }
+    Ok(())
+}
+
+/// Opens a listener of `all`, or says what would help.
+fn open_listener(address: SocketAddr, all: &[SocketAddr]) -> anyhow::Result<TcpListener> {
+    let both_families = all.iter().any(|other| {
+        other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && other.port() == address.port()
+    });
+    let same_port = all.iter().filter(|other| other.port() == address.port());
+    let alone = same_port.count() == 1;
+    listen(address, both_families).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+                "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+            }
+            io::ErrorKind::AddrInUse if alone => "; another process listens there",
+            io::ErrorKind::AddrInUse => "; another process listens there, or [::] includes IPv4",
+            io::ErrorKind::AddrNotAvailable => "; this host does not have the address",
+            _ => "",
+        };
+        anyhow!("cannot listen on {address}: {error}{hint}")
+    })
+}
+
+/// What a signal asks for, with the signal's name.
+enum Request {
+    Reopen(&'static str),
+    Stop(&'static str),
+}
+
+/// The signals that the proxy obeys.
+struct Signals {
+    hangup: Signal,
+    user1: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> Request {
+        select! {
+            _ = self.hangup.recv() => Request::Reopen("SIGHUP"),
+            _ = self.user1.recv() => Request::Reopen("SIGUSR1"),
+            _ = self.interrupt.recv() => Request::Stop("SIGINT"),
+            _ = self.quit.recv() => Request::Stop("SIGQUIT"),
+            _ = self.terminate.recv() => Request::Stop("SIGTERM"),
+        }
+    }
+
+    /// The next signal that asks to stop.
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            if let Request::Stop(name) = self.next().await {
+                return name;
+            }
+        }
+    }
+}
+
+/// How many tunnels the descriptor limit allows, after raising it as far as we may.
+fn tunnels_at_most() -> u32 {
+    let limit = getrlimit(Resource::Nofile);
+    // Failing to raise it leaves the lower limit, which is then what counts.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let tunnels = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2;
+    u32::try_from(tunnels).map_or(MAX_TUNNELS, |tunnels| tunnels.clamp(1, MAX_TUNNELS))
+}

@@ -1,0 +1,159 @@
+//! The accept loops, and how many sessions may run at once.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    select,
+    sync::Semaphore,
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use crate::{
+    access_log::Tag,
+    http::Refusal,
+    limits::{ACCEPT_BACKOFF, MAX_TURNED_AWAY, WARNING_PAUSE},
+    net::listen::canonical,
+    session::{Admission, Session, Shared},
+};
+
+/// Accepts clients and runs their sessions.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    /// One permit a session that is served: it holds two descriptors at most.
+    permits: Arc<Semaphore>,
+    /// The same for clients that are only told why they are not served, so that they crowd out
+    /// nobody else.
+    turned_away_permits: Arc<Semaphore>,
+    no_room_warning: Throttle,
+    accept_warning: Throttle,
+    next_id: AtomicU64,
+    sessions: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Server {
+    /// A server for at most `tunnels` sessions at once.
+    pub fn new(shared: Shared, tunnels: u32) -> Arc<Self> {
+        Arc::new(Self {
+            shared: Arc::new(shared),
+            permits: Arc::new(Semaphore::new(tunnels as usize)),
+            turned_away_permits: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
+            no_room_warning: Throttle::default(),
+            accept_warning: Throttle::default(),
+            next_id: AtomicU64::new(1),
+            sessions: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+        })
+    }
+
+    /// Accepts from one listener until [`Server::stop`].
+    pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let accepted = select! {
+                accepted = listener.accept() => accepted,
+                () = self.cancel.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, client)) => self.begin(stream, canonical(client)),
+                Err(error) if is_about_one_client(&error) => {}
+                Err(error) => {
+                    if self.accept_warning.is_due() {
+                        warn!(%error, "cannot accept clients for the moment");
+                    }
+                    sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
+
+    /// Starts the session of a client that was just accepted.
+    fn begin(&self, stream: TcpStream, client: SocketAddr) {
+        let session = Session::new(
+            Arc::clone(&self.shared),
+            self.next_id.fetch_add(1, Relaxed),
+            client,
+            self.admit(client),
+            self.cancel.child_token(),
+        );
+        self.sessions.spawn(session.run(stream));
+    }
+
+    /// Whether the client is served.
+    fn admit(&self, client: SocketAddr) -> Admission {
+        let take = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().ok();
+        let (tag, refusal) = if let Err(denial) = self.shared.policy.client(client.ip()) {
+            (Tag::TcpDenied, denial.into())
+        } else if let Some(permit) = take(&self.permits) {
+            return Admission::Served(Arc::new(permit));
+        } else {
+            if self.no_room_warning.is_due() {
+                warn!("turning clients away: every tunnel is in use");
+            }
+            (Tag::None, Refusal::no_room())
+        };
+        let permit = take(&self.turned_away_permits);
+        Admission::TurnedAway {
+            tag,
+            refusal,
+            permit,
+        }
+    }
+
+    /// Stops accepting, ends every session, and returns when their log lines are queued.
+    pub async fn stop(&self) {
+        self.cancel.cancel();
+        self.sessions.close();
+        self.sessions.wait().await;
+    }
+}
+
+/// When a warning was last given, for one that every client could cause.
+#[derive(Debug, Default)]
+struct Throttle(Mutex<Option<Instant>>);
+
+impl Throttle {
+    /// Whether that is long ago; from now on it is not.
+    fn is_due(&self) -> bool {
+        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = given.is_none_or(|at| at.elapsed() >= WARNING_PAUSE);
+        if due {
+            *given = Some(Instant::now());
+        }
+        due
+    }
+}
+
+/// Errors of `accept(2)` that concern the connection that was to be accepted, not the listener.
+fn is_about_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    ) || matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ENETDOWN
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+                | libc::EPERM
+        )
+    )
+}
