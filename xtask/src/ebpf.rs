@@ -1,0 +1,130 @@
+//! `cargo xtask ebpf`: the BPF object that the proxy embeds.
+//!
+//! The object is checked in, so that building the proxy needs neither a nightly toolchain nor an
+//! LLVM. `build` makes it and records in `MANIFEST.toml` what it was made from and with; `verify`
+//! proves that the checked-in bytes are what the sources say.
+
+mod build;
+mod manifest;
+mod sections;
+mod sources;
+mod toolchain;
+mod verify;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Subcommand;
+
+use self::build::Variant;
+use crate::{cmd, privilege::Privilege, repo, report::Report, run, setup::HINT as SETUP, tools};
+
+pub(crate) use verify::verify;
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Build the object and write it, with its manifest, to proxy-ebpf/object
+    Build,
+    /// Rebuild the object and compare it with the checked-in one
+    Verify,
+}
+
+pub(crate) fn run(verb: &Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Build => build::build(&toolchain::Toolchain::detect()?)?,
+        Verb::Verify => {
+            let mut report = Report::default();
+            verify(&mut report);
+            report.forbid_skips();
+            return Ok(report.close());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs clippy on the BPF program, which only the nightly toolchain can compile.
+pub(crate) fn clippy(report: &mut Report) {
+    let name = "clippy (BPF)";
+    let lacking = ["clippy", "rust-src"]
+        .into_iter()
+        .find(|component| !tools::has_component(tools::nightly(), component));
+    match lacking {
+        Some(component) => {
+            report.skip(
+                name,
+                format!("no nightly toolchain with {component}; {SETUP}"),
+            );
+        }
+        None => report.part(name, || {
+            cmd::run(&mut build::clippy(Variant::Release))?;
+            cmd::run(&mut build::clippy(Variant::Log))
+        }),
+    }
+}
+
+/// Rebuilds the object if the sources are no longer those it was made from. Without the tools for
+/// that, says so in one line and leaves the object as it is.
+pub(crate) fn refresh() -> Result<()> {
+    let stale = manifest::Manifest::read()
+        .and_then(|manifest| Ok(manifest.sources_sha256 != sources::hash(&directory())?));
+    if matches!(stale, Ok(false)) {
+        return Ok(());
+    }
+    match toolchain::Toolchain::detect() {
+        Ok(toolchain) => build::build(&toolchain),
+        Err(missing) if object().exists() => {
+            eprintln!("warning: the BPF sources changed, using the checked-in object: {missing}");
+            Ok(())
+        }
+        Err(missing) => Err(missing.into()),
+    }
+}
+
+/// Builds the object that logs what it does, and says where it is.
+pub(crate) fn build_logging() -> Result<PathBuf> {
+    build::build_logging(&toolchain::Toolchain::detect()?)
+}
+
+/// Builds the proxy that shows what the program logs, and lets the kernel load it: its self-test must
+/// be seen to hand a tunnel over.
+pub(crate) fn check_logging(report: &mut Report) {
+    let name = "BPF program that logs";
+    let privilege = Privilege::detect();
+    if let Privilege::None(why) = privilege {
+        return report.skip(name, format!("need root to load it: {why}"));
+    }
+    if let Err(missing) = toolchain::Toolchain::detect() {
+        return report.skip(name, missing.to_string());
+    }
+    report.attempt(name, || {
+        let proxy = run::logging(&["build", "--package", "underpass"])?;
+        let mut doctor = privilege.command(&proxy, &[("RUST_LOG", "info".into())])?;
+        let output = doctor.arg("doctor").output().context("cannot ask doctor")?;
+        let [report, log] = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        eprintln!("{log}{report}");
+        if let Some(reason) = report
+            .lines()
+            .find_map(|line| line.strip_prefix("sockmap  no "))
+        {
+            return Ok(Some(reason.trim().to_owned()));
+        }
+        ensure!(log.contains("taken over at"), "the program said nothing");
+        Ok(None)
+    });
+}
+
+/// The line of `rustc --version` that the checked-in object was made with.
+pub(crate) fn recorded_rustc() -> Result<String> {
+    Ok(manifest::Manifest::read()?.versions.rustc)
+}
+
+/// The directory of the BPF package.
+fn directory() -> PathBuf {
+    repo::root().join("proxy-ebpf")
+}
+
+/// The checked-in object.
+fn object() -> PathBuf {
+    directory().join("object/underpass.bpf.o")
+}
