@@ -1,0 +1,24 @@
+//! The end-to-end suites of Underpass: the real binary between real sockets in network namespaces.
+//!
+//! One test binary, one module per promise of the proxy. Every test builds its own lab, so they run in parallel;
+//! `scene` has the matrix that runs a test with every engine over both IP versions. See `tests/README.md`.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers as well"
+)]
+
+mod access_log;
+mod backpressure;
+mod config;
+mod declined;
+mod ends;
+mod integrity;
+mod kernel_path;
+mod operation;
+mod peers;
+mod policy;
+mod protocol;
+mod scene;

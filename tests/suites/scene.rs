@@ -1,0 +1,266 @@
+//! The stage of most tests: a lab, a daemon with a chosen engine, and one IP version.
+
+use std::{
+    net::{IpAddr, TcpStream},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use proxy_tests::{
+    client::Client,
+    daemon::{Daemon, Setup},
+    lab::{Family, Lab},
+    origin::{Listen, Origin},
+    record::TunnelRecord,
+    require_root_or_skip, require_sockmap_or_skip,
+};
+
+/// A client in the lab that talks IPv4 to the proxy.
+pub(crate) fn client(lab: &Lab) -> Client<'_> {
+    Client::new(&lab.client, Family::V4.proxy())
+}
+
+/// An origin in the lab, on this port of this address.
+pub(crate) fn origin_on(lab: &Lab, address: IpAddr, port: u16) -> Origin {
+    let listen = Listen {
+        port,
+        ..Listen::default()
+    };
+    Origin::bind_with(&lab.origin, address, listen)
+}
+
+/// The relay engine that a test demands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Engine {
+    /// Bytes go through the proxy process.
+    Copy,
+    /// Bytes stay in the kernel.
+    Sockmap,
+}
+
+impl Engine {
+    /// Its name on the command line and in records.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Sockmap => "sockmap",
+        }
+    }
+}
+
+/// Makes a test of each function, for every engine over IPv4 and IPv6.
+///
+/// With `config = TEXT;` in front, the daemon gets that configuration file.
+macro_rules! for_every_engine {
+    (config = $config:expr; $($scenario:ident),+ $(,)?) => {
+        $(mod $scenario {
+            use proxy_tests::lab::Family;
+
+            use crate::scene::{Engine, Scene};
+
+            #[test]
+            fn copy_ipv4() {
+                Scene::play(Engine::Copy, Family::V4, $config, super::$scenario);
+            }
+
+            #[test]
+            fn copy_ipv6() {
+                Scene::play(Engine::Copy, Family::V6, $config, super::$scenario);
+            }
+
+            #[test]
+            fn sockmap_ipv4() {
+                Scene::play(Engine::Sockmap, Family::V4, $config, super::$scenario);
+            }
+
+            #[test]
+            fn sockmap_ipv6() {
+                Scene::play(Engine::Sockmap, Family::V6, $config, super::$scenario);
+            }
+        })+
+    };
+    ($($scenario:ident),+ $(,)?) => {
+        $crate::scene::for_every_engine!(config = ""; $($scenario),+);
+    };
+}
+pub(crate) use for_every_engine;
+
+/// Both ends of one tunnel.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) client: TcpStream,
+    pub(crate) origin: TcpStream,
+}
+
+impl Tunnel {
+    /// The two ends, the one that sends first.
+    pub(crate) fn towards(&self, direction: Direction) -> (&TcpStream, &TcpStream) {
+        match direction {
+            Direction::Up => (&self.client, &self.origin),
+            Direction::Down => (&self.origin, &self.client),
+        }
+    }
+
+    /// Takes it apart, the end that sends first.
+    pub(crate) fn split(self, direction: Direction) -> (TcpStream, TcpStream) {
+        match direction {
+            Direction::Up => (self.client, self.origin),
+            Direction::Down => (self.origin, self.client),
+        }
+    }
+}
+
+/// Way of bytes through a tunnel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Direction {
+    /// From client to origin.
+    Up,
+    /// From origin to client.
+    Down,
+}
+
+/// A lab with a daemon that lets its client reach its origin.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    // Fields drop in this order: the daemon ends before its namespace goes.
+    daemon: Daemon,
+    lab: Lab,
+    engine: Engine,
+    family: Family,
+    tunnels: AtomicUsize,
+    declines: AtomicUsize,
+}
+
+impl Scene {
+    /// Runs `scenario`, then checks the record of every tunnel that it opened.
+    pub(crate) fn play(engine: Engine, family: Family, config: &str, scenario: impl Fn(&Self)) {
+        require_root_or_skip!();
+        if engine == Engine::Sockmap {
+            require_sockmap_or_skip!();
+        }
+        let lab = Lab::new();
+        let mut setup = Setup::open(&lab).option("--engine", engine.name());
+        if !config.is_empty() {
+            setup = setup.config(&lab, config);
+        }
+        let scene = Self {
+            daemon: setup.start(),
+            lab,
+            engine,
+            family,
+            tunnels: AtomicUsize::new(0),
+            declines: AtomicUsize::new(0),
+        };
+        scenario(&scene);
+        scene.check_records();
+    }
+
+    pub(crate) fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Whether the kernel is to carry the bytes.
+    pub(crate) fn is_spliced(&self) -> bool {
+        self.engine == Engine::Sockmap
+    }
+
+    /// A client in the lab.
+    pub(crate) fn client(&self) -> Client<'_> {
+        Client::new(&self.lab.client, self.family.proxy())
+    }
+
+    /// An origin in the lab.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin::bind(&self.lab.origin, self.family.origin())
+    }
+
+    /// An origin whose connections have a receive buffer of this size.
+    pub(crate) fn origin_with_receive_buffer(&self, bytes: usize) -> Origin {
+        let listen = Listen {
+            receive_buffer: Some(bytes),
+            ..Listen::default()
+        };
+        Origin::bind_with(&self.lab.origin, self.family.origin(), listen)
+    }
+
+    /// A tunnel whose both ends the test holds.
+    pub(crate) fn tunnel(&self) -> Tunnel {
+        self.tunnel_between(self.client(), &self.origin(), b"")
+    }
+
+    /// A tunnel of which no record is expected, since its proxy will not live to write one.
+    pub(crate) fn tunnel_unrecorded(&self) -> Tunnel {
+        let origin = self.origin();
+        Tunnel {
+            client: self.client().tunnel(&origin.target()),
+            origin: origin.accept(),
+        }
+    }
+
+    /// A tunnel between a given client and origin, with early data.
+    pub(crate) fn tunnel_between(
+        &self,
+        client: Client<'_>,
+        origin: &Origin,
+        early: &[u8],
+    ) -> Tunnel {
+        let client = self.counted(|| client.tunnel_with_early_data(&origin.target(), early));
+        Tunnel {
+            client,
+            origin: origin.accept(),
+        }
+    }
+
+    /// Runs something that opens one tunnel, so that its record is expected at the end.
+    pub(crate) fn counted<T>(&self, open: impl FnOnce() -> T) -> T {
+        self.tunnels.fetch_add(1, Ordering::Relaxed);
+        open()
+    }
+
+    /// Allows the engine to refuse so many pairs with a reason, as it has to when an end closes before it takes over.
+    pub(crate) fn may_decline(&self, pairs: usize) {
+        self.declines.store(pairs, Ordering::Relaxed);
+    }
+
+    /// The record of the only tunnel, once it has ended.
+    pub(crate) fn record(&self) -> TunnelRecord {
+        let mut records = self.daemon.wait_tunnel_records(1);
+        assert_eq!(records.len(), 1, "{records:#?}");
+        records.remove(0)
+    }
+
+    /// Every tunnel has a record, was carried by the engine we asked for, and its bytes added up.
+    fn check_records(&self) {
+        let wanted = self.engine.name();
+        let tunnels = self.tunnels.load(Ordering::Relaxed);
+        let records = self.daemon.wait_tunnel_records(tunnels);
+        assert_eq!(
+            records.len(),
+            tunnels,
+            "one record per tunnel: {records:#?}"
+        );
+        let mut declined = 0;
+        for record in &records {
+            if record.engine != wanted {
+                declined += 1;
+                assert!(record.declined.is_some(), "without a reason: {record:?}");
+            }
+            assert!(
+                !["integrity", "error"].contains(&record.end.as_str()),
+                "{record:?}"
+            );
+        }
+        let allowed = self.declines.load(Ordering::Relaxed);
+        assert!(
+            declined <= allowed,
+            "{declined} tunnels not carried by {wanted}, up to {allowed} may be: {records:#?}"
+        );
+    }
+}
