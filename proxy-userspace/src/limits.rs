@@ -56,8 +56,8 @@ pub const COPY_BUFFER_MIN_BYTES: usize = 4 * 1024;
 /// The copy engine's largest buffer; beyond it nothing is gained but cache misses.
 pub const COPY_BUFFER_MAX_BYTES: usize = 256 * 1024;
 
-/// What one direction may move before the other has its turn.
-pub const COPY_BUDGET_BYTES: usize = 512 * 1024;
+/// What user space may move one way before the other way, and other tunnels, have their turn.
+pub const TURN_BYTES: usize = 512 * 1024;
 
 /// The first buffer with which user space moves a direction of a spliced tunnel: enough for what
 /// comes before the kernel takes over.
@@ -84,9 +84,6 @@ pub const RECEIVE_BUFFER_BYTES: usize = proxy_common::sizes::RECEIVE_BUFFER_BYTE
 /// two segments as large as it merges them, and widens a buffer only when a writer finds it full,
 /// which the splice never does: it stops before.
 pub const SPLICE_SEND_BUFFER_BYTES: usize = 512 * 1024;
-
-/// What a paused direction may move before others have their turn.
-pub const SPLICE_BUDGET_BYTES: usize = 512 * 1024;
 
 /// First pause between looks at the kernel's backlog, which announces nothing.
 pub const BACKLOG_POLL_MIN: Duration = Duration::from_millis(1);

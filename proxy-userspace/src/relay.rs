@@ -12,6 +12,7 @@
 //! - what is buffered for a slow receiver is bounded.
 
 mod copy;
+mod duplex;
 pub mod selection;
 mod silence;
 pub mod sockmap;

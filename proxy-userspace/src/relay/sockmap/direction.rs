@@ -34,8 +34,8 @@ use super::ledger::{Landed, Ledger};
 use crate::{
     kernel::object::Tables,
     limits::{
-        HANDOVER_BACKOFF_BYTES, HANDOVER_MAX_BYTES, SPLICE_BUDGET_BYTES, SPLICE_BUFFER_MAX_BYTES,
-        SPLICE_BUFFER_MIN_BYTES,
+        HANDOVER_BACKOFF_BYTES, HANDOVER_MAX_BYTES, SPLICE_BUFFER_MAX_BYTES,
+        SPLICE_BUFFER_MIN_BYTES, TURN_BYTES,
     },
     net::sockopt,
     relay::{Ending, Side, ending_of},
@@ -154,7 +154,7 @@ impl Direction {
         ends: &Ends<'_>,
         count: impl Fn(u64),
     ) -> Result<Need, Ending> {
-        let mut budget = SPLICE_BUDGET_BYTES;
+        let mut budget = TURN_BYTES;
         while !self.finished {
             let state = self.state(tables)?;
             if !self.held.is_empty() {
