@@ -19,9 +19,9 @@ use tracing::{info, warn};
 use crate::{
     access_log::AccessLog,
     config::Config,
-    limits::{LOG_FLUSH_TIMEOUT, MAX_TUNNELS, RESERVED_DESCRIPTORS},
+    limits::{DESCRIPTORS_PER_PIPE, LOG_FLUSH_TIMEOUT, MAX_TUNNELS, RESERVED_DESCRIPTORS},
     net::listen::listen,
-    relay::selection::{EngineChoice, select as select_engine},
+    relay::selection::{EngineChoice, Room, select as select_engine},
     server::Server,
     session::Shared,
 };
@@ -31,7 +31,8 @@ use crate::{
 /// # Errors
 /// Whatever keeps the proxy from starting, in words for the operator.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let tunnels = tunnels_at_most();
+    let room = room(config.engine);
+    let tunnels = room.tunnels;
     let listeners = config
         .listen
         .iter()
@@ -40,14 +41,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let access_log = AccessLog::open(config.access_log.clone())
         .with_context(|| format!("cannot open the access log {}", config.access_log))?;
 
-    let selection = match select_engine(config.engine, tunnels).await {
+    let selection = match select_engine(config.engine, room).await {
         Ok(selection) => selection,
-        Err(missing) => bail!("engine sockmap cannot be had: {missing}; or use --engine auto"),
+        Err(missing) => bail!(
+            "engine {} cannot be had: {missing}; or use --engine auto",
+            config.engine
+        ),
     };
     match (&selection.missing, config.engine) {
         (Some(missing), _) => warn!("engine copy: {missing}"),
-        (None, EngineChoice::Copy) => info!("engine copy: asked for by --engine copy"),
-        (None, _) => info!("engine sockmap"),
+        (None, EngineChoice::Auto | EngineChoice::Sockmap) => info!("engine sockmap"),
+        (None, engine) => info!("engine {engine}: asked for by --engine {engine}"),
     }
     if tunnels < MAX_TUNNELS {
         info!("room for {tunnels} tunnels; a higher limit of open files (ulimit -n) makes more");
@@ -178,8 +182,8 @@ impl Signals {
     }
 }
 
-/// How many tunnels the descriptor limit allows, after raising it as far as we may.
-fn tunnels_at_most() -> u32 {
+/// What the limit of descriptors allows, after raising it as far as we may.
+fn room(engine: EngineChoice) -> Room {
     let limit = getrlimit(Resource::Nofile);
     // Failing to raise it leaves the lower limit, which is then what counts.
     let _ = setrlimit(
@@ -190,6 +194,14 @@ fn tunnels_at_most() -> u32 {
         },
     );
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let tunnels = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2;
-    u32::try_from(tunnels).map_or(MAX_TUNNELS, |tunnels| tunnels.clamp(1, MAX_TUNNELS))
+    let usable = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+    let pipes = match engine {
+        EngineChoice::Splice => usable / DESCRIPTORS_PER_PIPE,
+        EngineChoice::Auto | EngineChoice::Sockmap | EngineChoice::Copy => 0,
+    };
+    let tunnels = u32::try_from((usable - 2 * pipes) / 2).unwrap_or(u32::MAX);
+    Room {
+        tunnels: tunnels.clamp(1, MAX_TUNNELS),
+        pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
+    }
 }

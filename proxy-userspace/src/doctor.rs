@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::relay::selection::sockmap;
+use crate::relay::selection::{Unavailable, sockmap, splice};
 
 /// The report, and whether every engine can be had.
 pub async fn examine() -> (String, bool) {
@@ -10,26 +10,31 @@ pub async fn examine() -> (String, bool) {
         |_| "unknown".to_owned(),
         |release| release.trim().to_owned(),
     );
-    let (sockmap, auto, sound) = match sockmap(1).await {
-        Ok(_engine) => (
-            "yes  loaded, attached, and its self-test over loopback passed".to_owned(),
-            "sockmap",
-            true,
-        ),
-        Err(missing) => (
-            format!(
-                "no   {}\n              to change it: {}",
-                missing.reason, missing.remedy
-            ),
-            "copy",
-            false,
-        ),
-    };
+    let sockmap = sockmap(1).await;
+    let splice = splice(1);
+    let auto = if sockmap.is_ok() { "sockmap" } else { "copy" };
+    let sound = sockmap.is_ok() && splice.is_ok();
     let report = format!(
         "kernel   {kernel}\n\
-         sockmap  {sockmap}\n\
+         sockmap  {}\n\
+         splice   {}\n\
          copy     yes  always\n\
-         --engine auto uses {auto} here"
+         --engine auto uses {auto} here",
+        answer(
+            sockmap,
+            "loaded, attached, and its self-test over loopback passed"
+        ),
+        answer(splice, "splice(2) moves bytes through pipes"),
     );
     (report, sound)
+}
+
+/// "yes", or "no" with the reason and what would change it.
+fn answer<T>(engine: Result<T, Unavailable>, why: &str) -> String {
+    match engine {
+        Ok(_) => format!("yes  {why}"),
+        Err(Unavailable { reason, remedy }) => {
+            format!("no   {reason}\n              to change it: {remedy}")
+        }
+    }
 }

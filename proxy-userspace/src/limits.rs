@@ -59,6 +59,18 @@ pub const COPY_BUFFER_MAX_BYTES: usize = 256 * 1024;
 /// What user space may move one way before the other way, and other tunnels, have their turn.
 pub const TURN_BYTES: usize = 512 * 1024;
 
+/// What the splice engine moves at once: what a pipe holds by default. Larger pipes are slower, since
+/// bytes have left the processor's caches by the time they leave the pipe (measured in
+/// ARCHITECTURE.md).
+pub const PIPE_BYTES: usize = 64 * 1024;
+
+/// Pipes that are kept for the next direction that needs one.
+pub const IDLE_PIPES: usize = 64;
+
+/// For how many descriptors there may be a pipe, which takes two of them: it is held only while bytes
+/// are in it, so few are needed at a time.
+pub const DESCRIPTORS_PER_PIPE: u64 = 22;
+
 /// The first buffer with which user space moves a direction of a spliced tunnel: enough for what
 /// comes before the kernel takes over.
 pub const SPLICE_BUFFER_MIN_BYTES: usize = 4 * 1024;

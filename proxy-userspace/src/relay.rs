@@ -16,6 +16,7 @@ mod duplex;
 pub mod selection;
 mod silence;
 pub mod sockmap;
+pub mod splice;
 mod traffic;
 
 use std::{fmt, io, os::fd::AsFd, sync::Arc, time::Duration};
@@ -122,6 +123,8 @@ impl fmt::Display for Ending {
 pub enum EngineKind {
     /// `sk_skb` redirection in the kernel.
     Sockmap,
+    /// `splice(2)` through pipes.
+    Splice,
     /// `read` and `write`.
     Copy,
 }
@@ -130,6 +133,7 @@ impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Sockmap => "sockmap",
+            Self::Splice => "splice",
             Self::Copy => "copy",
         })
     }
@@ -168,16 +172,31 @@ pub struct Spliced {
     pub trimmed: u64,
 }
 
-/// The engines of this process, best first.
-#[derive(Clone, Debug)]
+/// The engines of this process, best first; `copy` is always there.
+#[derive(Clone, Debug, Default)]
 pub struct Relay {
     sockmap: Option<Arc<sockmap::Sockmap>>,
+    splice: Option<Arc<splice::Splice>>,
 }
 
 impl Relay {
-    /// A relay that uses `sockmap` where it can, if there is one, and `copy` elsewhere.
-    pub fn new(sockmap: Option<Arc<sockmap::Sockmap>>) -> Self {
-        Self { sockmap }
+    /// A relay that copies.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same, but it lets the kernel join the sockets where it can.
+    #[must_use]
+    pub fn with_sockmap(mut self, sockmap: Arc<sockmap::Sockmap>) -> Self {
+        self.sockmap = Some(sockmap);
+        self
+    }
+
+    /// The same, but it uses pipes rather than buffers where user space moves bytes.
+    #[must_use]
+    pub fn with_splice(mut self, splice: Arc<splice::Splice>) -> Self {
+        self.splice = Some(splice);
+        self
     }
 
     /// Joins the pair until the tunnel ends. Both sockets are closed on return.
@@ -212,11 +231,28 @@ impl Relay {
                 }
             }
         }
+        let (engine, ending) = match &self.splice {
+            Some(splice) => {
+                let ran = splice.run(pair, limits, traffic, cancel).await;
+                if ran.copied > 0 {
+                    let reason = format!("splice: {} bytes copied for want of a pipe", ran.copied);
+                    declined = Some(
+                        declined
+                            .map_or(reason.clone(), |first: String| format!("{first}; {reason}")),
+                    );
+                }
+                (EngineKind::Splice, ran.ending)
+            }
+            None => (
+                EngineKind::Copy,
+                copy::run(pair, limits, traffic, cancel).await,
+            ),
+        };
         Outcome {
-            engine: EngineKind::Copy,
+            engine,
             declined,
             spliced: Spliced::default(),
-            ending: copy::run(pair, limits, traffic, cancel).await,
+            ending,
         }
     }
 }

@@ -247,7 +247,9 @@ impl Daemon {
     pub fn engine(&self) -> Option<String> {
         self.stderr.all().iter().find_map(|line| {
             let (_, engine) = line.split_once("engine ")?;
-            (engine.starts_with("sockmap") || engine.starts_with("copy"))
+            ["sockmap", "splice", "copy"]
+                .iter()
+                .any(|name| engine.starts_with(name))
                 .then(|| engine.trim().to_owned())
         })
     }

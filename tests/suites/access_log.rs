@@ -133,9 +133,9 @@ fn a_tunnel_is_logged_when_it_ends() {
 }
 
 #[test]
-fn both_engines_log_the_same_bytes() {
+fn all_engines_log_the_same_bytes() {
     require_root_or_skip!();
-    for engine in ["copy", "sockmap"] {
+    for engine in ["copy", "splice", "sockmap"] {
         let lab = Lab::new();
         let daemon = Setup::open(&lab).option("--engine", engine).start();
         let origin = Origin::bind(&lab.origin, Family::V6.origin());

@@ -102,7 +102,7 @@ fn a_tunnel_for_which_the_map_has_no_room_is_copied() {
     require_root_or_skip!();
     require_sockmap_or_skip!();
     in_namespace(async {
-        let relay = Relay::new(Some(Sockmap::load(1).unwrap()));
+        let relay = Relay::new().with_sockmap(Sockmap::load(1).unwrap());
         let (mut client, a) = connection(Protocol::TCP);
         let (mut origin, b) = connection(Protocol::TCP);
         let first = Running::start(&relay, a, b);
@@ -135,8 +135,8 @@ fn a_socket_that_another_program_has_is_copied() {
     require_sockmap_or_skip!();
     in_namespace(async {
         // What an agent of somebody else would do: a sockmap of its own with a program of its own.
-        let agent = Relay::new(Some(Sockmap::load(1).unwrap()));
-        let relay = Relay::new(Some(Sockmap::load(1).unwrap()));
+        let agent = Relay::new().with_sockmap(Sockmap::load(1).unwrap());
+        let relay = Relay::new().with_sockmap(Sockmap::load(1).unwrap());
         for taken in ["upstream", "client"] {
             let (mut client, a) = connection(Protocol::TCP);
             let (mut origin, b) = connection(Protocol::TCP);
@@ -172,7 +172,7 @@ fn a_multipath_connection_is_copied() {
         return;
     }
     in_namespace(async {
-        let relay = Relay::new(Some(Sockmap::load(1).unwrap()));
+        let relay = Relay::new().with_sockmap(Sockmap::load(1).unwrap());
         let (mut client, a) = connection(Protocol::MPTCP);
         let (mut origin, b) = connection(Protocol::TCP);
         let tunnel = Running::start(&relay, a, b);

@@ -311,6 +311,11 @@ fn sigterm_cancels_live_tunnels_of_the_copy_engine() {
 }
 
 #[test]
+fn sigterm_cancels_live_tunnels_of_the_splice_engine() {
+    sigterm(Engine::Splice);
+}
+
+#[test]
 fn sigterm_cancels_live_tunnels_of_the_sockmap_engine() {
     sigterm(Engine::Sockmap);
 }

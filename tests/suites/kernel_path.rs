@@ -43,12 +43,12 @@ struct Trace {
 
 /// What a daemon did itself.
 #[derive(Debug, Default)]
-struct Work {
+pub(crate) struct Work {
     calls: u64,
     /// Taken from sockets; bytes that were only looked at do not count.
-    received: u64,
-    /// Given to sockets.
-    sent: u64,
+    pub(crate) received: u64,
+    /// Given to sockets, and to pipes.
+    pub(crate) sent: u64,
 }
 
 impl Work {
@@ -123,18 +123,18 @@ impl Trace {
 
 /// A transfer to be watched.
 #[derive(Clone, Copy, Debug)]
-struct Transfer {
-    engine: Engine,
-    family: Family,
-    direction: Direction,
-    len: u64,
+pub(crate) struct Transfer {
+    pub(crate) engine: Engine,
+    pub(crate) family: Family,
+    pub(crate) direction: Direction,
+    pub(crate) len: u64,
     /// Between two writes of 64 KiB.
-    pause: Duration,
+    pub(crate) pause: Duration,
 }
 
 impl Transfer {
     /// Carries it through a tunnel under strace.
-    fn trace(self) -> (Work, TunnelRecord) {
+    pub(crate) fn trace(self) -> (Work, TunnelRecord) {
         // How often the process has to step in depends on who else wants the processor.
         let lab = Lab::alone();
         let engine = self.engine.name();
@@ -177,7 +177,7 @@ impl Transfer {
 }
 
 /// Bytes that a daemon sends and receives besides payload: heads, log lines, wake-ups of its threads.
-const HOUSEKEEPING: u64 = 64 * 1024;
+pub(crate) const HOUSEKEEPING: u64 = 64 * 1024;
 
 /// As long as the receiver keeps up, the process has nothing to do.
 #[test]
@@ -362,7 +362,7 @@ fn doctor_finds_every_engine_here() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert_eq!(output.status.code(), Some(0), "{text}");
-    for engine in ["sockmap  yes", "copy     yes"] {
+    for engine in ["sockmap  yes", "splice   yes", "copy     yes"] {
         assert!(text.contains(engine), "not said: {engine}\n{text}");
     }
 }

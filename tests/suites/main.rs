@@ -22,3 +22,4 @@ mod peers;
 mod policy;
 mod protocol;
 mod scene;
+mod splice;

@@ -33,6 +33,8 @@ pub(crate) fn origin_on(lab: &Lab, address: IpAddr, port: u16) -> Origin {
 pub(crate) enum Engine {
     /// Bytes go through the proxy process.
     Copy,
+    /// Bytes go through pipes.
+    Splice,
     /// Bytes stay in the kernel.
     Sockmap,
 }
@@ -42,6 +44,7 @@ impl Engine {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Copy => "copy",
+            Self::Splice => "splice",
             Self::Sockmap => "sockmap",
         }
     }
@@ -65,6 +68,16 @@ macro_rules! for_every_engine {
             #[test]
             fn copy_ipv6() {
                 Scene::play(Engine::Copy, Family::V6, $config, super::$scenario);
+            }
+
+            #[test]
+            fn splice_ipv4() {
+                Scene::play(Engine::Splice, Family::V4, $config, super::$scenario);
+            }
+
+            #[test]
+            fn splice_ipv6() {
+                Scene::play(Engine::Splice, Family::V6, $config, super::$scenario);
             }
 
             #[test]

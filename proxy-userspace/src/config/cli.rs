@@ -50,7 +50,7 @@ pub struct Run {
     pub listen: Vec<SocketAddr>,
 
     /// What moves the bytes of a tunnel [default: auto]
-    #[arg(long, value_enum, value_name = "auto|sockmap|copy")]
+    #[arg(long, value_enum, value_name = "auto|sockmap|splice|copy")]
     pub engine: Option<EngineChoice>,
 
     /// Clients that may use the proxy; repeat for more [default: those on loopback]

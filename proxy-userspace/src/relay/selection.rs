@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::{
     Relay,
     sockmap::{Sockmap, selftest},
+    splice::Splice,
 };
 use crate::kernel::version::{SOUND_KERNELS, is_sound};
 
@@ -21,6 +22,8 @@ pub enum EngineChoice {
     Auto,
     /// Spliced in the kernel by eBPF; refuse to start without it
     Sockmap,
+    /// Moved through pipes by splice(2)
+    Splice,
     /// Read and write in user space
     Copy,
 }
@@ -38,6 +41,7 @@ impl fmt::Display for EngineChoice {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Sockmap => "sockmap",
+            Self::Splice => "splice",
             Self::Copy => "copy",
         })
     }
@@ -62,30 +66,48 @@ pub struct Selection {
     pub missing: Option<Unavailable>,
 }
 
-/// Readies the engines of the choice, with room for `tunnels` tunnels.
-///
-/// # Errors
-/// The kernel engine was demanded and cannot be had.
-pub async fn select(choice: EngineChoice, tunnels: u32) -> Result<Selection, Unavailable> {
-    let sockmap = match choice {
-        EngineChoice::Copy => return Ok(copy_only(None)),
-        EngineChoice::Sockmap => load(tunnels).await?,
-        EngineChoice::Auto => match sockmap(tunnels).await {
-            Ok(sockmap) => sockmap,
-            Err(unavailable) => return Ok(copy_only(Some(unavailable))),
-        },
-    };
-    Ok(Selection {
-        relay: Relay::new(Some(sockmap)),
-        missing: None,
-    })
+/// How much a process can hold at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Tunnels.
+    pub tunnels: u32,
+    /// Pipes of the splice engine.
+    pub pipes: usize,
 }
 
-fn copy_only(missing: Option<Unavailable>) -> Selection {
-    Selection {
-        relay: Relay::new(None),
-        missing,
-    }
+/// Readies the engines of the choice.
+///
+/// # Errors
+/// An engine was demanded and cannot be had.
+pub async fn select(choice: EngineChoice, room: Room) -> Result<Selection, Unavailable> {
+    let relay = Relay::new();
+    let mut missing = None;
+    let relay = match choice {
+        EngineChoice::Copy => relay,
+        EngineChoice::Splice => relay.with_splice(splice(room.pipes)?),
+        EngineChoice::Sockmap => relay.with_sockmap(load(room.tunnels).await?),
+        EngineChoice::Auto => match sockmap(room.tunnels).await {
+            Ok(sockmap) => relay.with_sockmap(sockmap),
+            Err(unavailable) => {
+                missing = Some(unavailable);
+                relay
+            }
+        },
+    };
+    Ok(Selection { relay, missing })
+}
+
+/// The engine that uses pipes.
+///
+/// # Errors
+/// Why there is none.
+pub fn splice(pipes: usize) -> Result<Arc<Splice>, Unavailable> {
+    Splice::new(pipes)
+        .map(Arc::new)
+        .map_err(|error| Unavailable {
+            reason: format!("splice(2) does not work: {error}"),
+            remedy: "permit pipe2(2) and splice(2) where system calls are filtered".to_owned(),
+        })
 }
 
 /// The kernel engine, where it is known to be sound.

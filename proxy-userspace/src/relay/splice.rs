@@ -1,0 +1,206 @@
+//! The `splice` engine: `splice(2)` from socket to pipe and from pipe to socket. The bytes stay in
+//! the kernel; user space moves references to their pages.
+//!
+//! A direction borrows a pipe only while bytes are in it, so an idle tunnel holds its two sockets
+//! and nothing else. There are so many pipes; who finds none copies, until one is free again.
+
+mod pipes;
+
+use std::{
+    io,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use rustix::pipe::{SpliceFlags, splice};
+use tokio::{io::Interest, net::TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use self::pipes::{Lease, Pipes, try_out};
+use super::{
+    Ending, Limits, Pair, Traffic,
+    copy::{Buffer, Reading},
+    duplex::{self, Failed, Mover},
+};
+use crate::limits::{PIPE_BYTES, TURN_BYTES};
+
+/// The engine.
+#[derive(Debug)]
+pub struct Splice {
+    pipes: Arc<Pipes>,
+}
+
+/// How a pair fared.
+#[derive(Debug)]
+pub(super) struct Ran {
+    /// How the tunnel ended.
+    pub(super) ending: Ending,
+    /// Bytes that were copied, since there was no pipe.
+    pub(super) copied: u64,
+}
+
+impl Splice {
+    /// An engine that holds at most this many pipes at a time, two descriptors each.
+    ///
+    /// # Errors
+    /// The system gives us no pipe, or does not splice.
+    pub fn new(pipes: usize) -> io::Result<Self> {
+        try_out()?;
+        Ok(Self {
+            pipes: Pipes::new(pipes),
+        })
+    }
+
+    /// Joins the pair until the tunnel ends.
+    pub(super) async fn run(
+        &self,
+        mut pair: Pair,
+        limits: Limits,
+        traffic: &Arc<Traffic>,
+        cancel: &CancellationToken,
+    ) -> Ran {
+        let mut up = self.mover(std::mem::take(&mut pair.upstream.owed));
+        let mut down = self.mover(std::mem::take(&mut pair.client.owed));
+        let ending = duplex::run(&pair, [&mut up, &mut down], limits, traffic, cancel).await;
+        let copied = up.copied + down.copied;
+        Ran { ending, copied }
+    }
+
+    fn mover(&self, owed: Vec<u8>) -> Piped {
+        Piped {
+            pipes: Arc::clone(&self.pipes),
+            pipe: None,
+            held: 0,
+            buffer: Buffer::new(owed),
+            copied: 0,
+            end_of_file: false,
+        }
+    }
+}
+
+/// One direction's bytes on their way through a pipe.
+struct Piped {
+    pipes: Arc<Pipes>,
+    pipe: Option<Lease>,
+    /// Bytes in the pipe.
+    held: usize,
+    /// What is owed, and what is copied for want of a pipe.
+    buffer: Buffer,
+    /// Bytes of the latter kind.
+    copied: u64,
+    end_of_file: bool,
+}
+
+impl Piped {
+    /// Gives back whatever a direction without bytes does not need.
+    fn park(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give_back();
+        }
+        self.buffer.release();
+    }
+
+    /// Moves what is in the pipe to the target; ready once it is empty.
+    fn poll_empty(
+        &mut self,
+        cx: &mut Context<'_>,
+        target: &TcpStream,
+        count: impl Fn(u64),
+    ) -> Poll<Result<(), Failed>> {
+        while self.held > 0 {
+            let Some(pipe) = &self.pipe else {
+                return Poll::Ready(Err(Failed::Target(io::ErrorKind::BrokenPipe.into())));
+            };
+            let moved = target.try_io(Interest::WRITABLE, || {
+                Ok(splice(pipe.output(), None, target, None, self.held, FLAGS)?)
+            });
+            match moved {
+                Ok(0) => {
+                    return Poll::Ready(Err(Failed::Target(io::ErrorKind::WriteZero.into())));
+                }
+                Ok(n) => {
+                    self.held = self.held.saturating_sub(n);
+                    count(n as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(target.poll_write_ready(cx)).map_err(Failed::Target)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(Failed::Target(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Fills the pipe, empty as it must be, from the source; without a pipe, the buffer.
+    fn fill(&mut self, source: &TcpStream) -> Result<Reading, Failed> {
+        if self.pipe.is_none() {
+            self.pipe = self.pipes.borrow();
+        }
+        let Some(pipe) = &self.pipe else {
+            let reading = self.buffer.fill(source)?;
+            if let Reading::Bytes(n) = reading {
+                self.copied += n as u64;
+            }
+            return Ok(reading);
+        };
+        let moved = source.try_io(Interest::READABLE, || {
+            Ok(splice(source, None, pipe.input(), None, PIPE_BYTES, FLAGS)?)
+        });
+        match moved {
+            Ok(0) => Ok(Reading::EndOfFile),
+            Ok(n) => {
+                self.held = n;
+                Ok(Reading::Bytes(n))
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                Ok(Reading::Nothing)
+            }
+            Err(error) => Err(Failed::Source(error)),
+        }
+    }
+}
+
+const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+
+impl Mover for Piped {
+    fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &TcpStream,
+        target: &TcpStream,
+        count: impl Fn(u64),
+    ) -> Poll<Result<(), Failed>> {
+        let mut budget = TURN_BYTES;
+        loop {
+            ready!(self.buffer.poll_empty(cx, target, &count))?;
+            ready!(self.poll_empty(cx, target, &count))?;
+            if self.end_of_file {
+                self.park();
+                return Poll::Ready(Ok(()));
+            }
+            if budget == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if source
+                .poll_read_ready(cx)
+                .map_err(Failed::Source)?
+                .is_pending()
+            {
+                self.park();
+                return Poll::Pending;
+            }
+            match self.fill(source)? {
+                Reading::Bytes(n) => budget = budget.saturating_sub(n),
+                Reading::EndOfFile => self.end_of_file = true,
+                Reading::Nothing => {}
+            }
+        }
+    }
+}
