@@ -9,9 +9,11 @@ use std::{
 
 use proxy_tests::{
     client::reset,
-    deadline::uninterrupted,
+    deadline::{PATIENCE, uninterrupted, wait_for},
     payload::{Payload, Random, Step},
 };
+
+use underpass::net::sockopt;
 
 use crate::scene::{Direction, Scene, Tunnel, for_every_engine};
 
@@ -354,19 +356,23 @@ fn overlap(scene: &Scene, direction: Direction) {
     let tunnel = scene.tunnel();
     // The kernel carries it from here on.
     ping_pong(&tunnel, 20);
-    let (mut sender, mut receiver) = tunnel.towards(direction);
+    let (sender, mut receiver) = tunnel.towards(direction);
     let mut position = 0;
     let mut send = |pieces: u64| {
         for _ in 0..pieces {
             let end = position + PIECE;
             down()
-                .send_range(&mut sender, position, end, |_| Step::fast())
+                .send_range(&mut &*sender, position, end, |_| Step::fast())
                 .unwrap();
             position = end;
         }
     };
     for round in 0..3 {
         let begin = round * 4 * PIECE;
+        // Else a sender that has just recovered could wait for an acknowledgement that is lost.
+        wait_for("every byte is acknowledged", PATIENCE, || {
+            (sockopt::unacknowledged(sender).unwrap() == 0).then_some(())
+        });
         let acknowledgements = lab.proxy.lose_packets_to(address, cable);
         send(2);
         down()
