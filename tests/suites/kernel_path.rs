@@ -389,6 +389,7 @@ fn public_binary(lab: &Lab) -> std::path::PathBuf {
 #[test]
 fn without_privileges_it_copies_and_says_why() {
     require_root_or_skip!();
+    require_sockmap_or_skip!();
     require_tool_or_skip!("setpriv", "--version");
     let lab = Lab::new();
     let daemon = Setup::open(&lab)
@@ -423,6 +424,7 @@ fn without_privileges_it_copies_and_says_why() {
 #[test]
 fn without_privileges_doctor_says_so() {
     require_root_or_skip!();
+    require_sockmap_or_skip!();
     require_tool_or_skip!("setpriv", "--version");
     let lab = Lab::new();
     let (program, options) = UNPRIVILEGED.split_first().unwrap();

@@ -22,6 +22,7 @@ mod run;
 mod setup;
 mod test;
 mod tools;
+mod vm;
 
 use std::process::ExitCode;
 

@@ -6,21 +6,34 @@
 use std::{collections::BTreeMap, env, ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::{Subcommand, ValueEnum};
 
 use crate::{
     artifact, cmd, demo, ebpf, lint,
     privilege::{self, Privilege},
     repo,
     report::Report,
-    setup, tools,
+    setup, tools, vm,
 };
 
 /// What the rig writes in front of a reason on standard error when a case skips itself.
 const SKIP_MARK: &str = "skipped: ";
 
+/// What makes the end-to-end test binary.
+pub(crate) const SUITES: [&str; 6] = [
+    "test",
+    "--no-run",
+    "--package",
+    "proxy-tests",
+    "--test",
+    "suites",
+];
+
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    elsewhere: Option<Elsewhere>,
     /// Run only tests whose name contains this, and no other checks
     filter: Option<String>,
     /// Leave out formatting, clippy and rustdoc
@@ -35,6 +48,13 @@ pub(crate) struct Args {
     /// Passed on to the end-to-end test binary, for instance --nocapture
     #[arg(last = true, value_name = "ARGS")]
     passed_on: Vec<OsString>,
+}
+
+/// Where else tests can run.
+#[derive(Subcommand)]
+enum Elsewhere {
+    /// Run the end-to-end suites on other kernels, each in a machine that QEMU emulates
+    Vm(vm::Args),
 }
 
 /// What `test` consists of, in the order it runs.
@@ -59,6 +79,10 @@ enum Part {
 pub(crate) fn run(args: &Args) -> ExitCode {
     let ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
     let mut report = Report::default();
+    if let Some(Elsewhere::Vm(args)) = &args.elsewhere {
+        vm::run(args, &mut report);
+        return report.close();
+    }
     if ci {
         report.part("tools", setup::install);
     }
@@ -150,15 +174,7 @@ fn e2e(args: &Args, ci: bool, report: &mut Report) {
     let mut skipped = Vec::new();
     report.part(name, || {
         let proxy = artifact::build(&["build", "--package", "underpass"], "underpass")?;
-        let no_run = [
-            "test",
-            "--no-run",
-            "--package",
-            "proxy-tests",
-            "--test",
-            "suites",
-        ];
-        let suites = artifact::build(&no_run, "suites")?;
+        let suites = artifact::build(&SUITES, "suites")?;
 
         let mut vars = privilege::inherited(&["RUST_BACKTRACE"]);
         vars.push(("PATH", tools::system_path()));

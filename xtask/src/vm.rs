@@ -1,0 +1,324 @@
+//! `cargo xtask test vm`: the end-to-end suites on other kernels, Debian's, each booted in QEMU.
+//!
+//! The machine has the kernel of a package, an initial RAM disk with the proxy, the suites and the
+//! few programs that they cannot do without, and no network or disk. It is emulated, which every
+//! machine can do: ten times slower, so bulk is left out, and tests whose programs are not there
+//! skip themselves.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{artifact, cmd, repo, report::Report, test::SUITES, tools};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Release series of the kernels
+    #[arg(default_values = ["6.1", "6.12"])]
+    kernels: Vec<String>,
+    /// Seconds until a machine is given up
+    #[arg(long, value_name = "N", default_value_t = 1800)]
+    patience: u32,
+    /// Passed on to the end-to-end test binary; without any, everything but bulk and timing
+    #[arg(last = true, value_name = "ARGS")]
+    passed_on: Vec<String>,
+}
+
+/// Programs of this machine, and the Debian package of each.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("xz", "xz-utils"),
+    ("apt-get", "apt"),
+];
+
+/// Programs that the suites call in the machine, besides what busybox has.
+const GUEST_PROGRAMS: [&str; 3] = ["ip", "setpriv", "prlimit"];
+
+/// Modules of Debian's kernels that the labs need.
+const MODULES: [&str; 1] = ["drivers/net/veth.ko"];
+
+/// What an emulated machine is too slow for: bulk, and tests that measure; and what reads the
+/// repository.
+const LEFT_OUT: [&str; 6] = [
+    "--skip",
+    "quarter_gigabyte",
+    "--skip",
+    "kernel_path::the_kernel",
+    "--skip",
+    "deployed_configurations",
+];
+
+/// How the init script reports the suites' exit code.
+const EXIT_MARK: &str = "== exit ";
+
+/// Boots each kernel and runs the suites in it.
+pub(crate) fn run(args: &Args, report: &mut Report) {
+    let missing: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| tools::find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    for series in &args.kernels {
+        let name = format!("e2e suites on Linux {series}");
+        if missing.is_empty() {
+            report.part(&name, || boot(series, args));
+        } else {
+            let packages = missing.join(" ");
+            report.skip(&name, format!("run `apt-get install {packages}`"));
+        }
+    }
+}
+
+fn boot(series: &str, args: &Args) -> Result<()> {
+    let kernel = Kernel::fetch(series)?;
+    let proxy = artifact::build(
+        &["build", "--release", "--package", "underpass"],
+        "underpass",
+    )?;
+    let suites = artifact::build(&SUITES, "suites")?;
+    let root = repo::target_dir().join("vm/root");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    furnish(&root, &kernel, &proxy, &suites, args)?;
+    let disk = repo::target_dir().join("vm/initrd.gz");
+    let mut pack = Command::new("sh");
+    pack.args(["-c", "find . | cpio -o -H newc --quiet | gzip -1 >\"$0\""])
+        .arg(&disk)
+        .current_dir(&root);
+    cmd::run(&mut pack)?;
+    machine(&kernel, &disk, args.patience)
+}
+
+/// A kernel of Debian's, unpacked.
+struct Kernel {
+    /// What is bootable.
+    image: PathBuf,
+    modules: PathBuf,
+}
+
+impl Kernel {
+    /// Downloads the newest of the series, unless it is here, and unpacks it.
+    fn fetch(series: &str) -> Result<Self> {
+        let directory = repo::target_dir().join("vm");
+        fs::create_dir_all(&directory)?;
+        let pattern = format!(
+            "^linux-image-{}[.].*-cloud-amd64$",
+            series.replace('.', "[.]")
+        );
+        let search = Command::new("apt-cache")
+            .args(["search", "--names-only", &pattern])
+            .output()?;
+        let found = String::from_utf8_lossy(&search.stdout).into_owned();
+        let package = found
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .max_by_key(|name| numbers(name))
+            .with_context(|| {
+                format!("no package of Linux {series}: run `apt-get update`, or add backports")
+            })?;
+        let unpacked = directory.join(package);
+        if !unpacked.exists() {
+            let mut download = Command::new("apt-get");
+            cmd::run(download.args(["download", package]).current_dir(&directory))?;
+            let archive = entry(&directory, |name| name.starts_with(&format!("{package}_")))?;
+            cmd::run(
+                Command::new("dpkg-deb")
+                    .arg("-x")
+                    .arg(archive)
+                    .arg(&unpacked),
+            )?;
+        }
+        Ok(Self {
+            image: entry(&unpacked.join("boot"), |name| name.starts_with("vmlinuz-"))?,
+            modules: entry(&unpacked.join("lib/modules"), |_| true)?.join("kernel"),
+        })
+    }
+}
+
+/// The numbers in a name, so that 6.12.9 comes before 6.12.10.
+fn numbers(name: &str) -> Vec<u64> {
+    name.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
+}
+
+/// The first entry of a directory with such a name.
+fn entry(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    fs::read_dir(directory)
+        .with_context(|| format!("cannot read {}", directory.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(&wanted)
+        })
+        .with_context(|| format!("nothing suitable in {}", directory.display()))
+}
+
+/// Puts everything that the machine needs below `root`.
+fn furnish(root: &Path, kernel: &Kernel, proxy: &Path, suites: &Path, args: &Args) -> Result<()> {
+    for directory in [
+        "bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp",
+    ] {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    let find = |name| tools::find(name).with_context(|| format!("no `{name}`"));
+    put(root, &find("busybox")?, "busybox")?;
+    put(root, proxy, "underpass")?;
+    put(root, suites, "suites")?;
+    // Else debug information fills the machine's memory.
+    cmd::run(Command::new("strip").arg(root.join("bin/suites")))?;
+    for program in GUEST_PROGRAMS {
+        put(root, &find(program)?, program)?;
+    }
+    for module in MODULES {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        let unpacked = root.join("modules").join(name);
+        let plain = kernel.modules.join(module);
+        if plain.exists() {
+            fs::copy(plain, unpacked)?;
+        } else {
+            let mut xz = Command::new("sh");
+            xz.args(["-c", "xz -dc \"$0.xz\" >\"$1\""])
+                .arg(plain)
+                .arg(unpacked);
+            cmd::run(&mut xz)?;
+        }
+    }
+    for (file, text) in [
+        ("etc/host.conf", "multi on\n"),
+        ("etc/hosts", "127.0.0.1 localhost\n"),
+        ("etc/resolv.conf", "nameserver 127.0.0.1\n"),
+        ("etc/nsswitch.conf", "hosts: files dns\n"),
+        ("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
+        ("etc/group", "root:x:0:\n"),
+    ] {
+        fs::write(root.join(file), text)?;
+    }
+    let default = LEFT_OUT.map(str::to_owned);
+    let passed_on = if args.passed_on.is_empty() {
+        default.as_slice()
+    } else {
+        args.passed_on.as_slice()
+    };
+    let scripts = [
+        ("init", include_str!("vm/init.sh").to_owned()),
+        (
+            "start",
+            include_str!("vm/start.sh").replace("@ARGS@", &passed_on.join(" ")),
+        ),
+    ];
+    for (name, text) in scripts {
+        let path = root.join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    symlink("/bin", root.join("sbin"))?;
+    Ok(())
+}
+
+/// Copies a program with the libraries that it is linked with.
+fn put(root: &Path, program: &Path, name: &str) -> Result<()> {
+    fs::copy(program, root.join("bin").join(name))
+        .with_context(|| format!("cannot copy {}", program.display()))?;
+    // It fails for a static program, which needs none.
+    let listed = Command::new("ldd").arg(program).output()?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let libraries = listed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/') && word.contains(".so"));
+    for library in libraries {
+        let place = root.join(library.trim_start_matches('/'));
+        if let Some(parent) = place.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::copy(library, place)?;
+    }
+    Ok(())
+}
+
+/// Runs the machine, shows what it prints, and judges by the exit code that it reports.
+fn machine(kernel: &Kernel, disk: &Path, patience: u32) -> Result<()> {
+    let mut qemu = Command::new("timeout");
+    qemu.arg(patience.to_string())
+        .args([
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+        ])
+        .args([
+            "-m",
+            "3072",
+            "-smp",
+            "2",
+            "-nographic",
+            "-no-reboot",
+            "-nic",
+            "none",
+        ])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(disk)
+        .args(["-append", "console=ttyS0 quiet panic=-1"]);
+    eprintln!("$ {}", cmd::line(&qemu));
+    let mut child = qemu
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start QEMU")?;
+    let mut code = None;
+    if let Some(console) = child.stdout.take() {
+        for line in BufReader::new(console).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
+            if let Some((_, reported)) = line.split_once(EXIT_MARK) {
+                code = reported.parse::<i32>().ok();
+            }
+            eprintln!("{line}");
+        }
+    }
+    let status = child.wait()?;
+    match code {
+        Some(0) => Ok(()),
+        Some(code) => bail!("the suites failed with {code}"),
+        None => {
+            ensure!(
+                status.code() != Some(124),
+                "no end within {patience} seconds"
+            );
+            bail!("the machine ended ({status}) without a word from the suites")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_kernel_is_the_one_with_the_highest_numbers() {
+        let names = [
+            "linux-image-6.12.9+deb12-cloud-amd64",
+            "linux-image-6.12.107+deb12-cloud-amd64",
+            "linux-image-6.12.38+deb12-cloud-amd64",
+        ];
+        let newest = names.into_iter().max_by_key(|name| numbers(name));
+        assert_eq!(newest, Some(names[1]));
+    }
+
+    #[test]
+    fn the_scripts_speak_the_same_language_as_we() {
+        let start = include_str!("vm/start.sh");
+        assert!(start.contains("@ARGS@") && start.contains(EXIT_MARK.trim_end()));
+    }
+}
