@@ -10,7 +10,7 @@ use proxy_tests::{
     require_root_or_skip, require_sockmap_or_skip,
 };
 
-use crate::scene::{client, origin_on};
+use crate::scene::{client, expect_nothing_wrong, origin_on};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -193,12 +193,7 @@ fn mistakes_in_the_file_are_reported_with_their_place() {
             wrong.push(format!("{name}: {said}"));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} wrong:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    expect_nothing_wrong(&wrong);
 }
 
 #[test]
@@ -222,12 +217,7 @@ fn mistakes_on_the_command_line_are_reported() {
             wrong.push(format!("{option} {value} ({}):\n{said}", output.status));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} wrong:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    expect_nothing_wrong(&wrong);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use proxy_tests::{
     require_root_or_skip,
 };
 
-use crate::scene::{client, origin_on};
+use crate::scene::{client, expect_nothing_wrong, origin_on};
 
 const DENIED: &str = "http_request_denied";
 const PROHIBITED: &str = "destination_ip_prohibited";
@@ -33,12 +33,7 @@ fn expect_refused(client: Client<'_>, error: &str, targets: &[&str]) {
             wrong.push(format!("{target}: {problem}"));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} wrong:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    expect_nothing_wrong(&wrong);
 }
 
 #[test]

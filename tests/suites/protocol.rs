@@ -17,7 +17,7 @@ use proxy_tests::{
     require_root_or_skip,
 };
 
-use crate::scene::client;
+use crate::scene::{client, expect_nothing_wrong};
 
 use refused::{headers, line, refused_requests};
 
@@ -57,12 +57,7 @@ fn refuses_each_bad_request_with_one_reply_and_closes() {
             wrong.push(format!("{name}: closed after {:?}", start.elapsed()));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} wrong:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    expect_nothing_wrong(&wrong);
 }
 
 #[test]
@@ -84,12 +79,7 @@ fn nothing_behind_a_refused_request_is_interpreted() {
             wrong.push(format!("{name}: {error}"));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} wrong:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    expect_nothing_wrong(&wrong);
     assert!(
         !origin.is_called_within(Duration::from_millis(200)),
         "a request behind a refused one was served"

@@ -28,6 +28,16 @@ pub(crate) fn origin_on(lab: &Lab, address: IpAddr, port: u16) -> Origin {
     Origin::bind_with(&lab.origin, address, listen)
 }
 
+/// Fails with all that is wrong, if anything is.
+pub(crate) fn expect_nothing_wrong(wrong: &[String]) {
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
 /// The relay engine that a test demands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Engine {

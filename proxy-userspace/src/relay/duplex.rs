@@ -26,22 +26,35 @@ use super::{
     silence::Silence,
 };
 use crate::{
-    limits::{RECEIVE_BUFFER_BYTES, RESET_FLUSH},
+    limits::{RECEIVE_BUFFER_BYTES, RESET_FLUSH, TURN_BYTES},
     net::sockopt,
 };
 
-/// How the bytes of one direction are moved.
+/// How the bytes of one direction are moved: a place that they are in between two sockets.
 pub(super) trait Mover {
-    /// Moves bytes, and tells `count` of those that the target has; ready once all bytes before the
-    /// source's end of file are written. After a share of bytes it wakes itself and is pending, so
-    /// that the other direction and other tunnels have their turn.
-    fn poll_bytes(
+    /// Moves what is in that place to the target, and tells `count`; ready once it is empty.
+    fn poll_empty(
         &mut self,
         cx: &mut Context<'_>,
-        source: &TcpStream,
         target: &TcpStream,
-        count: impl Fn(u64),
+        count: &impl Fn(u64),
     ) -> Poll<Result<(), Failed>>;
+
+    /// Fills the place, which is empty, from the source, which was said to be readable.
+    fn fill(&mut self, source: &TcpStream) -> Result<Reading, Failed>;
+
+    /// Gives back what a direction without bytes does not need.
+    fn park(&mut self);
+}
+
+/// What a read from the source found.
+pub(super) enum Reading {
+    /// So many bytes.
+    Bytes(usize),
+    /// The source's FIN.
+    EndOfFile,
+    /// Nothing after all.
+    Nothing,
 }
 
 /// Which end of a direction failed.
@@ -169,14 +182,12 @@ impl<M: Mover> Tunnel<'_, M> {
             match side {
                 Side::Client => {
                     let count = |n| traffic.add_to_upstream(n);
-                    let _ =
-                        poll_fn(|cx| self.up.mover.poll_bytes(cx, client, upstream, count)).await;
+                    let _ = poll_fn(|cx| self.up.poll_bytes(cx, client, upstream, count)).await;
                     flush_before_reset(upstream).await;
                 }
                 Side::Upstream => {
                     let count = |n| traffic.add_to_client(n);
-                    let _ =
-                        poll_fn(|cx| self.down.mover.poll_bytes(cx, upstream, client, count)).await;
+                    let _ = poll_fn(|cx| self.down.poll_bytes(cx, upstream, client, count)).await;
                     flush_before_reset(client).await;
                 }
             }
@@ -204,6 +215,9 @@ impl Failed {
 /// One way through the tunnel.
 struct Direction<'a, M> {
     mover: &'a mut M,
+    /// The source's FIN has been seen.
+    end_of_file: bool,
+    /// It has been passed on.
     finished: bool,
 }
 
@@ -211,6 +225,7 @@ impl<'a, M: Mover> Direction<'a, M> {
     fn new(mover: &'a mut M) -> Self {
         Self {
             mover,
+            end_of_file: false,
             finished: false,
         }
     }
@@ -226,11 +241,117 @@ impl<'a, M: Mover> Direction<'a, M> {
         if self.finished {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.mover.poll_bytes(cx, source, target, count))?;
+        ready!(self.poll_bytes(cx, source, target, count))?;
         SockRef::from(target)
             .shutdown(Shutdown::Write)
             .map_err(Failed::Target)?;
         self.finished = true;
         Poll::Ready(Ok(()))
+    }
+
+    /// Moves bytes; ready once all bytes before the source's end of file are written. After a share
+    /// of bytes it asks for another turn, so that bulk one way cannot starve the other way, which
+    /// `tokio::io::copy_bidirectional` lets it.
+    fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &TcpStream,
+        target: &TcpStream,
+        count: impl Fn(u64),
+    ) -> Poll<Result<(), Failed>> {
+        let mut budget = TURN_BYTES;
+        loop {
+            ready!(self.mover.poll_empty(cx, target, &count))?;
+            if self.end_of_file {
+                self.mover.park();
+                return Poll::Ready(Ok(()));
+            }
+            if budget == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let readable = source.poll_read_ready(cx).map_err(Failed::Source)?;
+            if readable.is_pending() {
+                self.mover.park();
+                return Poll::Pending;
+            }
+            match self.mover.fill(source)? {
+                Reading::Bytes(n) => budget = budget.saturating_sub(n),
+                Reading::EndOfFile => self.end_of_file = true,
+                Reading::Nothing => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::Ipv4Addr,
+        sync::atomic::{AtomicU64, Ordering::Relaxed},
+        task::Waker,
+    };
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::{
+        super::{copy::Buffer, splice::Splice},
+        *,
+    };
+    use crate::limits::COPY_BUFFER_MAX_BYTES;
+
+    /// Both ends of a connection over loopback.
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (one.unwrap(), other.unwrap().0)
+    }
+
+    /// However much there is to move, a direction stops after its budget and asks for another turn.
+    async fn takes_turns(mover: &mut impl Mover) {
+        let (mut sender, source) = connection().await;
+        let (target, mut receiver) = connection().await;
+        tokio::spawn(async move {
+            let block = vec![7; 64 * 1024];
+            while sender.write_all(&block).await.is_ok() {}
+        });
+        tokio::spawn(async move {
+            let mut block = vec![0; 64 * 1024];
+            while receiver.read(&mut block).await.is_ok_and(|n| n > 0) {}
+        });
+        let mut direction = Direction::new(mover);
+        let mut spent = 0;
+        for _ in 0..200 {
+            source.readable().await.unwrap();
+            let moved = AtomicU64::new(0);
+            let count = |n| {
+                moved.fetch_add(n, Relaxed);
+            };
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(
+                direction
+                    .poll_bytes(&mut cx, &source, &target, count)
+                    .is_pending()
+            );
+            let moved = moved.into_inner();
+            let most = (TURN_BYTES + COPY_BUFFER_MAX_BYTES) as u64;
+            assert!(moved <= most, "{moved} bytes in one turn");
+            spent += u64::from(moved >= TURN_BYTES as u64);
+        }
+        assert!(spent > 0, "the budget was never reached");
+    }
+
+    #[tokio::test]
+    async fn a_buffer_with_much_to_move_gives_the_other_direction_its_turn() {
+        takes_turns(&mut Buffer::new(Vec::new())).await;
+    }
+
+    #[tokio::test]
+    async fn a_pipe_with_much_to_move_gives_the_other_direction_its_turn() {
+        takes_turns(&mut Splice::new(1).unwrap().mover(Vec::new())).await;
     }
 }

@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use self::pipes::{Lease, Pipes, try_out};
 use super::{
     Ending, Limits, Pair, Traffic,
-    copy::{Buffer, Reading},
-    duplex::{self, Failed, Mover},
+    copy::Buffer,
+    duplex::{self, Failed, Mover, Reading},
 };
-use crate::limits::{PIPE_BYTES, TURN_BYTES};
+use crate::limits::PIPE_BYTES;
 
 /// The engine.
 #[derive(Debug)]
@@ -66,20 +66,20 @@ impl Splice {
         Ran { ending, copied }
     }
 
-    fn mover(&self, owed: Vec<u8>) -> Piped {
+    /// A direction with bytes that are to go ahead of all others.
+    pub(super) fn mover(&self, owed: Vec<u8>) -> Piped {
         Piped {
             pipes: Arc::clone(&self.pipes),
             pipe: None,
             held: 0,
             buffer: Buffer::new(owed),
             copied: 0,
-            end_of_file: false,
         }
     }
 }
 
 /// One direction's bytes on their way through a pipe.
-struct Piped {
+pub(super) struct Piped {
     pipes: Arc<Pipes>,
     pipe: Option<Lease>,
     /// Bytes in the pipe.
@@ -88,25 +88,18 @@ struct Piped {
     buffer: Buffer,
     /// Bytes of the latter kind.
     copied: u64,
-    end_of_file: bool,
 }
 
-impl Piped {
-    /// Gives back whatever a direction without bytes does not need.
-    fn park(&mut self) {
-        if let Some(pipe) = self.pipe.take() {
-            pipe.give_back();
-        }
-        self.buffer.release();
-    }
+const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
-    /// Moves what is in the pipe to the target; ready once it is empty.
+impl Mover for Piped {
     fn poll_empty(
         &mut self,
         cx: &mut Context<'_>,
         target: &TcpStream,
-        count: impl Fn(u64),
+        count: &impl Fn(u64),
     ) -> Poll<Result<(), Failed>> {
+        ready!(self.buffer.poll_empty(cx, target, count))?;
         while self.held > 0 {
             let Some(pipe) = &self.pipe else {
                 return Poll::Ready(Err(Failed::Target(io::ErrorKind::BrokenPipe.into())));
@@ -132,7 +125,7 @@ impl Piped {
         Poll::Ready(Ok(()))
     }
 
-    /// Fills the pipe, empty as it must be, from the source; without a pipe, the buffer.
+    /// The pipe; without one, the buffer.
     fn fill(&mut self, source: &TcpStream) -> Result<Reading, Failed> {
         if self.pipe.is_none() {
             self.pipe = self.pipes.borrow();
@@ -164,43 +157,11 @@ impl Piped {
             Err(error) => Err(Failed::Source(error)),
         }
     }
-}
 
-const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
-
-impl Mover for Piped {
-    fn poll_bytes(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &TcpStream,
-        target: &TcpStream,
-        count: impl Fn(u64),
-    ) -> Poll<Result<(), Failed>> {
-        let mut budget = TURN_BYTES;
-        loop {
-            ready!(self.buffer.poll_empty(cx, target, &count))?;
-            ready!(self.poll_empty(cx, target, &count))?;
-            if self.end_of_file {
-                self.park();
-                return Poll::Ready(Ok(()));
-            }
-            if budget == 0 {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if source
-                .poll_read_ready(cx)
-                .map_err(Failed::Source)?
-                .is_pending()
-            {
-                self.park();
-                return Poll::Pending;
-            }
-            match self.fill(source)? {
-                Reading::Bytes(n) => budget = budget.saturating_sub(n),
-                Reading::EndOfFile => self.end_of_file = true,
-                Reading::Nothing => {}
-            }
+    fn park(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give_back();
         }
+        self.buffer.park();
     }
 }
