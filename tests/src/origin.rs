@@ -1,8 +1,7 @@
-//! The origin's end: a listener in a namespace whose connections the test holds itself, or hands to a script.
+//! The origin's end: a listener in a namespace whose connections the test holds itself.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    thread,
     time::Duration,
 };
 
@@ -136,22 +135,5 @@ impl Origin {
             .set_read_timeout(Some(PATIENCE))
             .unwrap();
         called
-    }
-
-    /// Accepts `count` connections and gives each to `script` in a thread of its own, with its number.
-    ///
-    /// Returns when all scripts have ended.
-    ///
-    /// # Panics
-    ///
-    /// With the panic of a script.
-    pub fn serve(&self, count: usize, script: impl Fn(usize, TcpStream) + Sync) {
-        thread::scope(|scope| {
-            for number in 0..count {
-                let stream = self.accept();
-                let script = &script;
-                scope.spawn(move || script(number, stream));
-            }
-        });
     }
 }
