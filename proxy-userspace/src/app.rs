@@ -3,7 +3,9 @@
 use std::{
     io::{self, IsTerminal as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZero,
     sync::Arc,
+    thread::available_parallelism,
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -21,7 +23,10 @@ use crate::{
     config::Config,
     limits::{DESCRIPTORS_PER_PIPE, LOG_FLUSH_TIMEOUT, MAX_TUNNELS, RESERVED_DESCRIPTORS},
     net::listen::listen,
-    relay::selection::{EngineChoice, Room, select as select_engine},
+    relay::{
+        rules::EngineRules,
+        selection::{EngineChoice, Room, Selection, select as select_engine},
+    },
     server::Server,
     session::Shared,
 };
@@ -31,38 +36,34 @@ use crate::{
 /// # Errors
 /// Whatever keeps the proxy from starting, in words for the operator.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let room = room(config.engine);
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    let room = room(&config.engines, cores * config.listen.len());
     let tunnels = room.tunnels;
     let listeners = config
         .listen
         .iter()
-        .map(|&address| open_listener(address, &config.listen))
+        .map(|&address| open_listener(address, &config.listen, cores))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let addresses = listeners
+        .iter()
+        .filter_map(|group| group.first().map(TcpListener::local_addr))
+        .collect::<Result<Vec<_>, _>>()?;
     let access_log = AccessLog::open(config.access_log.clone())
         .with_context(|| format!("cannot open the access log {}", config.access_log))?;
 
-    let selection = match select_engine(config.engine, room).await {
+    let selection = match select_engine(config.engines.choices(), room).await {
         Ok(selection) => selection,
-        Err(missing) => bail!(
-            "engine {} cannot be had: {missing}; or use --engine auto",
-            config.engine
-        ),
+        Err((engine, missing)) => {
+            bail!("engine {engine} cannot be had: {missing}; or use --engine auto")
+        }
     };
-    match (&selection.missing, config.engine) {
-        (Some(missing), _) => warn!("engine copy: {missing}"),
-        (None, EngineChoice::Auto | EngineChoice::Sockmap) => info!("engine sockmap"),
-        (None, engine) => info!("engine {engine}: asked for by --engine {engine}"),
-    }
+    report_engines(&config.engines, &selection);
     if tunnels < MAX_TUNNELS {
         info!("room for {tunnels} tunnels; a higher limit of open files (ulimit -n) makes more");
     } else {
         info!("room for {tunnels} tunnels");
     }
 
-    let addresses = listeners
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<Result<Vec<_>, _>>()?;
     if config.local_clients_only && addresses.iter().any(|address| !address.ip().is_loopback()) {
         warn!(
             "only clients on loopback are allowed; --allow-client CIDR lets others use the proxy"
@@ -77,14 +78,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             connect_timeout: config.connect_timeout,
             limits: config.limits,
             relay: selection.relay,
+            engines: config.engines,
             access_log: access_log.clone(),
         },
         tunnels,
     );
     let mut signals = Signals::new()?;
     let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
-    for (listener, address) in listeners.into_iter().zip(addresses) {
-        tokio::spawn(Arc::clone(&server).accept(listener));
+    for (group, address) in listeners.into_iter().zip(addresses) {
+        for listener in group {
+            tokio::spawn(Arc::clone(&server).accept(listener));
+        }
         info!("listening on {address}");
     }
     loop {
@@ -108,6 +112,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = server.stop() => {}
         name = signals.stop() => info!("{name} again: stopping at once"),
     }
+    info!("tunnels carried: {}", server.relay().tally());
     let written = block_in_place(|| access_log.lines().flush(LOG_FLUSH_TIMEOUT));
     if !written {
         bail!("the last lines of the access log could not be written in time");
@@ -115,14 +120,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens a listener of `all`, or says what would help.
-fn open_listener(address: SocketAddr, all: &[SocketAddr]) -> anyhow::Result<TcpListener> {
+/// Opens a listener of `all`, a socket for each accept loop, or says what would help.
+fn open_listener(
+    address: SocketAddr,
+    all: &[SocketAddr],
+    loops: usize,
+) -> anyhow::Result<Vec<TcpListener>> {
     let both_families = all.iter().any(|other| {
         other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && other.port() == address.port()
     });
     let same_port = all.iter().filter(|other| other.port() == address.port());
     let alone = same_port.count() == 1;
-    listen(address, both_families).map_err(|error| {
+    listen(address, both_families, loops).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied if address.port() < 1024 => {
                 "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
@@ -134,6 +143,23 @@ fn open_listener(address: SocketAddr, all: &[SocketAddr]) -> anyhow::Result<TcpL
         };
         anyhow!("cannot listen on {address}: {error}{hint}")
     })
+}
+
+/// Says which engine runs, why, and what would make it a better one.
+fn report_engines(engines: &EngineRules, selection: &Selection) {
+    match (&selection.no_sockmap, &selection.no_splice) {
+        (Some(no_sockmap), Some(no_splice)) => warn!("engine copy: {no_sockmap}; {no_splice}"),
+        (Some(no_sockmap), None) => warn!("engine splice: {no_sockmap}"),
+        (None, Some(no_splice)) => warn!("engine sockmap: {no_splice}"),
+        (None, None) if engines.default == EngineChoice::Auto => {
+            info!("engine auto: by how a tunnel behaves (copy, splice, sockmap)");
+        }
+        (None, None) => info!("engine {}: as configured", engines.default),
+    }
+    if !engines.rules.is_empty() {
+        let rules = engines.rules.len();
+        info!("rules for the engine of some targets: {rules}");
+    }
 }
 
 /// What a signal asks for, with the signal's name.
@@ -182,8 +208,8 @@ impl Signals {
     }
 }
 
-/// What the limit of descriptors allows, after raising it as far as we may.
-fn room(engine: EngineChoice) -> Room {
+/// What the limit of descriptors allows beside so many listeners, after raising it as far as we may.
+fn room(engines: &EngineRules, listeners: usize) -> Room {
     let limit = getrlimit(Resource::Nofile);
     // Failing to raise it leaves the lower limit, which is then what counts.
     let _ = setrlimit(
@@ -194,10 +220,16 @@ fn room(engine: EngineChoice) -> Room {
         },
     );
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let usable = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
-    let pipes = match engine {
-        EngineChoice::Splice => usable / DESCRIPTORS_PER_PIPE,
-        EngineChoice::Auto | EngineChoice::Sockmap | EngineChoice::Copy => 0,
+    let usable = descriptors
+        .saturating_sub(RESERVED_DESCRIPTORS)
+        .saturating_sub(listeners as u64);
+    let pipes_used = engines
+        .choices()
+        .any(|choice| matches!(choice, EngineChoice::Auto | EngineChoice::Splice));
+    let pipes = if pipes_used {
+        usable / DESCRIPTORS_PER_PIPE
+    } else {
+        0
     };
     let tunnels = u32::try_from((usable - 2 * pipes) / 2).unwrap_or(u32::MAX);
     Room {

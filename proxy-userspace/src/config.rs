@@ -21,7 +21,7 @@ use crate::{
     http::Strictness,
     lines::Destination,
     policy::{Policy, PortSet},
-    relay::{Limits, selection::EngineChoice},
+    relay::{Limits, rules::EngineRules},
 };
 
 /// Why there is no configuration.
@@ -54,8 +54,8 @@ pub enum ConfigError {
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
-    /// Which engines to use.
-    pub engine: EngineChoice,
+    /// Which engine a tunnel is for.
+    pub engines: EngineRules,
     /// Who may go where.
     pub policy: Policy,
     /// Whether only clients of this host may use the proxy.
@@ -98,7 +98,15 @@ impl Config {
             listen: given(run.listen)
                 .or(file.listen)
                 .unwrap_or_else(|| vec![DEFAULT_LISTEN]),
-            engine: run.engine.or(file.engine).unwrap_or_default(),
+            engines: EngineRules {
+                // Who says on the command line which engine to use means every tunnel.
+                rules: if run.engine.is_some() {
+                    Vec::new()
+                } else {
+                    file.engine_rule.into_iter().map(Into::into).collect()
+                },
+                default: run.engine.or(file.engine).unwrap_or_default(),
+            },
             local_clients_only: clients.iter().all(|net| net.network().is_loopback()),
             policy: Policy::new(
                 clients,
@@ -178,7 +186,7 @@ mod tests {
         assert_eq!(config.policy, Policy::default());
         assert!(config.local_clients_only);
         assert_eq!(config.strictness, Strictness::Strict);
-        assert_eq!(config.engine, EngineChoice::Auto);
+        assert_eq!(config.engines, EngineRules::default());
         assert_eq!(config.access_log, Destination::Stdout);
     }
 
@@ -188,6 +196,7 @@ mod tests {
             r#"
             listen = ["[::]:8080"]
             engine = "copy"
+            engine_rule = [{ port = [22], engine = "splice" }]
             allow_client = ["10.0.0.0/8"]
             allow_port = [443, "8000-8100"]
             access_log = "/var/log/underpass.log"
@@ -198,7 +207,7 @@ mod tests {
         );
         let config = Config::join(parse(&["--allow-port", "22", "--engine", "auto"]), file);
         assert_eq!(config.listen, ["[::]:8080".parse().unwrap()]);
-        assert_eq!(config.engine, EngineChoice::Auto);
+        assert_eq!(config.engines, EngineRules::default());
         assert!(!config.local_clients_only);
         assert!(config.policy.port(22).is_ok());
         assert!(

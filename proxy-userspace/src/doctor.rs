@@ -12,7 +12,12 @@ pub async fn examine() -> (String, bool) {
     );
     let sockmap = sockmap(1).await;
     let splice = splice(1);
-    let auto = if sockmap.is_ok() { "sockmap" } else { "copy" };
+    let auto = match (&sockmap, &splice) {
+        (Ok(_), Ok(_)) => "copy, splice or sockmap, by how a tunnel behaves,",
+        (Ok(_), Err(_)) => "copy or sockmap, by how a tunnel behaves,",
+        (Err(_), Ok(_)) => "copy or splice, by how a tunnel behaves,",
+        (Err(_), Err(_)) => "copy",
+    };
     let sound = sockmap.is_ok() && splice.is_ok();
     let report = format!(
         "kernel   {kernel}\n\

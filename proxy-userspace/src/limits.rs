@@ -59,6 +59,25 @@ pub const COPY_BUFFER_MAX_BYTES: usize = 256 * 1024;
 /// What user space may move one way before the other way, and other tunnels, have their turn.
 pub const TURN_BYTES: usize = 512 * 1024;
 
+/// What arrives at once and is at most this much is a message; more is a piece of a stream. The kernel
+/// engine is cheaper for bursts of 32 KiB, pipes are for 64 KiB (measured in ARCHITECTURE.md).
+pub const MESSAGE_MAX_BYTES: usize = 48 * 1024;
+
+/// Messages after which a tunnel is moved into the kernel, which costs about as much as a dozen of
+/// them save (measured in ARCHITECTURE.md). A TLS handshake with one request and its answer has ten
+/// or so.
+pub const CHATTY_MESSAGES: u32 = 32;
+
+/// What may be read from a socket before its receive buffer is bounded.
+pub const UNBOUNDED_READ_BYTES: u64 = 64 * 1024;
+
+/// From this size of the buffer on, which a flow has to fill to get it, bytes go through a pipe
+/// instead where the engine is chosen by evidence.
+pub const PIPE_FROM_BYTES: usize = 64 * 1024;
+
+/// Below this much at once they do not any more.
+pub const PIPE_UNTIL_BYTES: usize = 4 * 1024;
+
 /// What the splice engine moves at once: what a pipe holds by default. Larger pipes are slower, since
 /// bytes have left the processor's caches by the time they leave the pipe (measured in
 /// ARCHITECTURE.md).
@@ -122,6 +141,9 @@ pub const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
 /// Lines that may wait for a slow log before lines are dropped.
 pub const LOG_QUEUE_LINES: usize = 8192;
+
+/// What a log's writer waits after each write, so that a busy proxy does not wake it line by line.
+pub const LOG_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long the process waits for the last lines of a log before it ends without them.
 pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::limits::LOG_QUEUE_LINES;
+use crate::limits::{LOG_PAUSE, LOG_QUEUE_LINES};
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,6 +195,8 @@ impl<R: Fn(Trouble)> Writer<R> {
                 // Whoever waited may have lost patience.
                 let _ = done.try_send(());
             }
+            // Where lines come fast, most of them then find us awake.
+            thread::sleep(LOG_PAUSE);
         }
     }
 

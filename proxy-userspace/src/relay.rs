@@ -13,10 +13,13 @@
 
 mod copy;
 mod duplex;
+mod evidence;
+pub mod rules;
 pub mod selection;
 mod silence;
 pub mod sockmap;
 pub mod splice;
+mod tally;
 mod traffic;
 
 use std::{fmt, io, os::fd::AsFd, sync::Arc, time::Duration};
@@ -28,7 +31,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::traffic::{Counts, Traffic};
+use self::{duplex::Parting, evidence::Evidence, selection::EngineChoice, splice::Manner};
+pub use self::{
+    tally::Tally,
+    traffic::{Counts, Traffic},
+};
 use crate::{limits::RESET_FLUSH, net::sockopt};
 
 /// One of a tunnel's two peers.
@@ -66,12 +73,27 @@ pub struct Pair {
     pub upstream: Leg,
 }
 
+impl Leg {
+    /// What this peer must receive first; an engine does that only once.
+    fn take_owed(&mut self) -> Vec<u8> {
+        let owed = std::mem::take(&mut self.owed);
+        self.written += owed.len() as u64;
+        owed
+    }
+
+    /// An engine has moved so many bytes from and to the socket.
+    fn note_moved(&mut self, consumed: u64, written: u64) {
+        self.consumed += consumed;
+        self.written += written;
+    }
+}
+
 impl Pair {
-    /// Puts the two together.
-    pub fn new(client: Leg, upstream: Leg) -> Self {
+    /// Puts the two together, on the heap: they go from hand to hand.
+    pub fn new(client: Leg, upstream: Leg) -> Box<Self> {
         reset_on_close(&client.stream);
         reset_on_close(&upstream.stream);
-        Self { client, upstream }
+        Box::new(Self { client, upstream })
     }
 }
 
@@ -82,6 +104,16 @@ pub struct Limits {
     pub idle: Duration,
     /// The same, once one side has finished.
     pub half_closed: Duration,
+}
+
+/// What a tunnel runs under, whichever engine carries it.
+#[derive(Debug)]
+struct Terms<'a> {
+    limits: Limits,
+    /// Its counters.
+    traffic: &'a Arc<Traffic>,
+    /// How it is told to end.
+    cancel: &'a CancellationToken,
 }
 
 /// How a tunnel ended.
@@ -143,7 +175,7 @@ impl fmt::Display for EngineKind {
 #[derive(Debug)]
 pub struct Declined {
     /// The pair; bytes it owed may have been sent.
-    pub pair: Pair,
+    pub pair: Box<Pair>,
     /// Why, for the tunnel's record.
     pub reason: String,
 }
@@ -151,9 +183,11 @@ pub struct Declined {
 /// What became of a tunnel.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The engine that carried it.
+    /// The engine that carried it, in the end.
     pub engine: EngineKind,
-    /// Why a better engine did not.
+    /// Bytes that user space had moved, both ways, when the tunnel went on in the kernel.
+    pub moved_after: Option<u64>,
+    /// Why a better engine did not carry it.
     pub declined: Option<String>,
     /// What the kernel moved by itself.
     pub spliced: Spliced,
@@ -172,11 +206,12 @@ pub struct Spliced {
     pub trimmed: u64,
 }
 
-/// The engines of this process, best first; `copy` is always there.
+/// The engines of this process; `copy` is always there.
 #[derive(Clone, Debug, Default)]
 pub struct Relay {
     sockmap: Option<Arc<sockmap::Sockmap>>,
     splice: Option<Arc<splice::Splice>>,
+    tally: Arc<Tally>,
 }
 
 impl Relay {
@@ -185,75 +220,160 @@ impl Relay {
         Self::default()
     }
 
-    /// The same, but it lets the kernel join the sockets where it can.
+    /// The same, but it can let the kernel join the sockets.
     #[must_use]
     pub fn with_sockmap(mut self, sockmap: Arc<sockmap::Sockmap>) -> Self {
         self.sockmap = Some(sockmap);
         self
     }
 
-    /// The same, but it uses pipes rather than buffers where user space moves bytes.
+    /// The same, but it can use pipes.
     #[must_use]
     pub fn with_splice(mut self, splice: Arc<splice::Splice>) -> Self {
         self.splice = Some(splice);
         self
     }
 
-    /// Joins the pair until the tunnel ends. Both sockets are closed on return.
+    /// What it has done so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Joins the pair until the tunnel ends, by the chosen engine or the next best that there is.
+    /// Both sockets are closed on return.
     ///
     /// Cancel it through `cancel`: a dropped future closes the sockets too, but says nothing.
     pub async fn run(
         &self,
-        mut pair: Pair,
+        choice: EngineChoice,
+        pair: Box<Pair>,
         limits: Limits,
         traffic: &Arc<Traffic>,
         cancel: &CancellationToken,
     ) -> Outcome {
-        let mut declined = None;
-        if let Some(sockmap) = &self.sockmap {
-            match sockmap.run(pair, limits, traffic, cancel).await {
-                Ok(ran) => {
-                    let engine = if ran.degraded.is_some() {
-                        EngineKind::Copy
-                    } else {
-                        EngineKind::Sockmap
-                    };
+        let terms = Terms {
+            limits,
+            traffic,
+            cancel,
+        };
+        let outcome = self.carry(choice, pair, &terms).await;
+        self.tally.add(&outcome);
+        outcome
+    }
+
+    async fn carry(&self, choice: EngineChoice, mut pair: Box<Pair>, terms: &Terms<'_>) -> Outcome {
+        let mut declined = Declines::default();
+        if choice == EngineChoice::Sockmap {
+            pair = match self.in_kernel(pair, terms).await {
+                Ok(outcome) => return outcome,
+                Err(refusal) => declined.add(refusal),
+            };
+        }
+        let mut evidence =
+            (choice == EngineChoice::Auto && self.sockmap.is_some()).then(Evidence::default);
+        loop {
+            let (engine, parting) = self
+                .in_user_space(choice, evidence.take(), &mut pair, terms, &mut declined)
+                .await;
+            match parting {
+                Parting::Ended(ending) => {
                     return Outcome {
                         engine,
-                        declined: ran.degraded.map(|reason| format!("sockmap: {reason}")),
-                        spliced: ran.spliced,
-                        ending: ran.ending,
+                        moved_after: None,
+                        declined: declined.0,
+                        spliced: Spliced::default(),
+                        ending,
                     };
                 }
-                Err(refusal) => {
-                    pair = refusal.pair;
-                    declined = Some(format!("sockmap: {}", refusal.reason));
+                Parting::Leaves => {
+                    let moved = pair.client.written + pair.upstream.written;
+                    pair = match self.in_kernel(pair, terms).await {
+                        Ok(outcome) => {
+                            return Outcome {
+                                moved_after: Some(moved),
+                                ..outcome
+                            };
+                        }
+                        // Then it stays.
+                        Err(refusal) => declined.add(refusal),
+                    };
                 }
             }
         }
-        let (engine, ending) = match &self.splice {
-            Some(splice) => {
-                let ran = splice.run(pair, limits, traffic, cancel).await;
-                if ran.copied > 0 {
-                    let reason = format!("splice: {} bytes copied for want of a pipe", ran.copied);
-                    declined = Some(
-                        declined
-                            .map_or(reason.clone(), |first: String| format!("{first}; {reason}")),
-                    );
-                }
-                (EngineKind::Splice, ran.ending)
-            }
-            None => (
-                EngineKind::Copy,
-                copy::run(pair, limits, traffic, cancel).await,
-            ),
+    }
+
+    /// Lets the kernel join the pair until the tunnel ends, or gives it back.
+    async fn in_kernel(&self, pair: Box<Pair>, terms: &Terms<'_>) -> Result<Outcome, Declined> {
+        let Some(sockmap) = &self.sockmap else {
+            let reason = "not loaded".to_owned();
+            return Err(Declined { pair, reason });
         };
-        Outcome {
+        // On the heap: most tunnels never need it, and all would carry its size.
+        let ran = Box::pin(sockmap.run(pair, terms)).await?;
+        let engine = if ran.degraded.is_some() {
+            EngineKind::Copy
+        } else {
+            EngineKind::Sockmap
+        };
+        Ok(Outcome {
             engine,
-            declined,
-            spliced: Spliced::default(),
-            ending,
+            moved_after: None,
+            declined: ran.degraded.map(|reason| format!("sockmap: {reason}")),
+            spliced: ran.spliced,
+            ending: ran.ending,
+        })
+    }
+
+    /// Moves the pair's bytes from here until the tunnel ends or, with evidence, leaves: by what,
+    /// and which of the two.
+    async fn in_user_space(
+        &self,
+        choice: EngineChoice,
+        evidence: Option<Evidence>,
+        pair: &mut Pair,
+        terms: &Terms<'_>,
+        declined: &mut Declines,
+    ) -> (EngineKind, Parting) {
+        let splice = self
+            .splice
+            .as_ref()
+            .filter(|_| choice != EngineChoice::Copy);
+        let Some(splice) = splice else {
+            let parting = copy::run(pair, evidence, terms).await;
+            return (EngineKind::Copy, parting);
+        };
+        let manner = if choice == EngineChoice::Splice {
+            Manner::Always
+        } else {
+            Manner::Bulk
+        };
+        let ran = splice.run(pair, manner, evidence, terms).await;
+        if ran.copied > 0 {
+            declined.note(format!(
+                "splice: {} bytes copied for want of a pipe",
+                ran.copied
+            ));
         }
+        (ran.engine, ran.parting)
+    }
+}
+
+/// Why engines did not carry a tunnel, or not all of it.
+#[derive(Debug, Default)]
+struct Declines(Option<String>);
+
+impl Declines {
+    fn note(&mut self, reason: String) {
+        self.0 = Some(match self.0.take() {
+            Some(first) => format!("{first}; {reason}"),
+            None => reason,
+        });
+    }
+
+    /// Takes the pair back from the kernel engine.
+    fn add(&mut self, refusal: Declined) -> Box<Pair> {
+        self.note(format!("sockmap: {}", refusal.reason));
+        refusal.pair
     }
 }
 

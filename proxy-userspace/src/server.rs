@@ -24,6 +24,7 @@ use crate::{
     http::Refusal,
     limits::{ACCEPT_BACKOFF, MAX_TURNED_AWAY, WARNING_PAUSE},
     net::listen::canonical,
+    relay::Relay,
     session::{Admission, Session, Shared},
 };
 
@@ -58,6 +59,11 @@ impl Server {
         })
     }
 
+    /// The engines.
+    pub fn relay(&self) -> &Relay {
+        &self.shared.relay
+    }
+
     /// Accepts from one listener until [`Server::stop`].
     pub async fn accept(self: Arc<Self>, listener: TcpListener) {
         loop {
@@ -85,7 +91,7 @@ impl Server {
             self.next_id.fetch_add(1, Relaxed),
             client,
             self.admit(client),
-            self.cancel.child_token(),
+            self.cancel.clone(),
         );
         self.sessions.spawn(session.run(stream));
     }

@@ -28,12 +28,9 @@ use crate::{
         Status, Strictness,
     },
     limits::{LINGER_MAX_BYTES, LINGER_TIMEOUT, TURNED_AWAY_HEAD_TIMEOUT},
-    net::{
-        dial::{Dialled, Dialler},
-        listen::prepare,
-    },
+    net::dial::Dialler,
     policy::Policy,
-    relay::{self, Ending, Leg, Limits, Outcome, Pair, Relay, Traffic},
+    relay::{self, Ending, Leg, Limits, Outcome, Pair, Relay, Traffic, rules::EngineRules},
 };
 
 /// What is read from a client at once while its head is incomplete.
@@ -61,6 +58,8 @@ pub struct Shared {
     pub limits: Limits,
     /// The engines.
     pub relay: Relay,
+    /// Which of them a tunnel is for.
+    pub engines: EngineRules,
     /// The access log.
     pub access_log: AccessLog,
 }
@@ -89,6 +88,22 @@ enum NoHead {
     Refused(Refusal, Option<String>),
 }
 
+/// What the client asks for.
+struct Request {
+    client: Leg,
+    /// Bytes behind the head.
+    early_data: Vec<u8>,
+    target: Authority,
+}
+
+/// Both sides of a tunnel that is to run.
+struct Joint {
+    pair: Box<Pair>,
+    target: Authority,
+    /// The address that the target turned out to have.
+    upstream: SocketAddr,
+}
+
 /// One client connection.
 pub struct Session {
     shared: Arc<Shared>,
@@ -108,22 +123,54 @@ impl Session {
         client: SocketAddr,
         admission: Admission,
         cancel: CancellationToken,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             shared,
             id,
             client,
             admission,
             cancel,
             since: Instant::now(),
-        }
+        })
     }
 
     /// Serves the client to the end.
-    pub async fn run(mut self, mut stream: TcpStream) {
-        if let Err(error) = prepare(&stream) {
-            debug!(client = %self.client, %error, "the client left at once");
-        }
+    pub async fn run(mut self: Box<Self>, stream: TcpStream) {
+        // On the heap, and gone once they are over: a tunnel may idle for hours in the third part.
+        let Some(request) = Box::pin(self.receive(stream)).await else {
+            return;
+        };
+        let Some(joint) = Box::pin(self.connect(request)).await else {
+            return;
+        };
+        let Joint {
+            pair,
+            target,
+            upstream,
+        } = joint;
+        let reply_bytes = pair.client.owed.len() as u64;
+        let traffic = Arc::new(Traffic::default());
+        let engine = self.shared.engines.choose(upstream);
+        let (relay, limits) = (&self.shared.relay, self.shared.limits);
+        let outcome = relay
+            .run(engine, pair, limits, &traffic, &self.cancel)
+            .await;
+        let counts = traffic.counts();
+        self.log(
+            Tag::TcpTunnel,
+            200,
+            counts.to_client,
+            &target,
+            Some(upstream.ip()),
+            None,
+        );
+        self.report(&target, upstream, &outcome, counts.to_upstream, {
+            counts.to_client.saturating_sub(reply_bytes)
+        });
+    }
+
+    /// Reads the request; without one that is to be served, ends with what the client is told.
+    async fn receive(&mut self, mut stream: TcpStream) -> Option<Request> {
         // A client that is going to be refused is not waited for.
         let patience = match self.admission {
             Admission::Served(_) => self.shared.head_timeout,
@@ -135,76 +182,92 @@ impl Session {
                 tag, permit: None, ..
             } => {
                 drop(stream);
-                return self.shared.access_log.log(&Record {
+                self.shared.access_log.log(&Record {
                     tag,
                     ..self.no_request()
                 });
+                return None;
             }
         };
         let mut received = Vec::new();
         let mut parser = HeadParser::new();
         let head = select! {
             head = timeout(patience, read_head(&mut stream, &mut received, &mut parser)) => head,
-            () = self.cancel.cancelled() => return self.log_no_request(),
+            () = self.cancel.cancelled() => {
+                self.log_no_request();
+                return None;
+            }
         };
         let head_bytes = match head {
             Ok(Ok(bytes)) => bytes,
-            Ok(Err(NoHead::Left)) => return self.log_no_request(),
             Ok(Err(NoHead::Refused(refusal, method))) => {
                 let url = match refusal.status() {
                     Status::UriTooLong | Status::HeaderFieldsTooLarge => TOO_LARGE,
                     _ => INVALID,
                 };
-                return self
-                    .refuse_request(stream, &refusal, method.as_deref(), url)
+                self.refuse_request(stream, &refusal, method.as_deref(), url)
                     .await;
+                return None;
+            }
+            Err(_elapsed) if !parser.is_empty() => {
+                let refusal = Refusal::head_timeout();
+                self.refuse_request(stream, &refusal, None, INVALID).await;
+                return None;
             }
             // Nothing said, nothing owed: browsers open connections in advance.
-            Err(_elapsed) if parser.is_empty() => return self.log_no_request(),
-            Err(_elapsed) => {
-                let refusal = Refusal::head_timeout();
-                return self.refuse_request(stream, &refusal, None, INVALID).await;
+            Ok(Err(NoHead::Left)) | Err(_) => {
+                self.log_no_request();
+                return None;
             }
         };
         let Some(head) = parser.into_head() else {
-            return self.log_no_request();
+            self.log_no_request();
+            return None;
         };
         self.since = Instant::now();
         let request = match ConnectRequest::from_head(&head, self.shared.strictness) {
             Ok(request) => request,
             Err(error) => {
                 let url = loggable_target(&head, error);
-                return self
-                    .refuse_request(stream, &error.into(), Some(head.method()), &url)
+                self.refuse_request(stream, &error.into(), Some(head.method()), &url)
                     .await;
+                return None;
             }
         };
         let early_data = received.split_off(head_bytes);
-        let client = Leg {
-            stream,
-            owed: CONNECTION_ESTABLISHED.to_vec(),
-            consumed: (head_bytes + early_data.len()) as u64,
-            written: 0,
-        };
-        self.connect(client, early_data, &request.authority).await;
+        Some(Request {
+            client: Leg {
+                stream,
+                owed: CONNECTION_ESTABLISHED.to_vec(),
+                consumed: (head_bytes + early_data.len()) as u64,
+                written: 0,
+            },
+            early_data,
+            target: request.authority,
+        })
     }
 
-    /// Judges and dials the target, and runs the tunnel.
-    async fn connect(&self, client: Leg, early_data: Vec<u8>, target: &Authority) {
+    /// Judges and dials the target, or ends with a refusal.
+    async fn connect(&self, request: Request) -> Option<Joint> {
+        let Request {
+            client,
+            early_data,
+            target,
+        } = request;
         let policy = &self.shared.policy;
         let room = match &self.admission {
             Admission::Served(permit) => permit,
             Admission::TurnedAway { tag, refusal, .. } => {
-                return self
-                    .refuse(client.stream, refusal, *tag, target, None)
+                self.refuse(client.stream, refusal, *tag, &target, None)
                     .await;
+                return None;
             }
         };
         if let Err(denial) = policy.port(target.port().get()) {
             let refusal = denial.into();
-            return self
-                .refuse(client.stream, &refusal, Tag::TcpDenied, target, None)
+            self.refuse(client.stream, &refusal, Tag::TcpDenied, &target, None)
                 .await;
+            return None;
         }
         let dialler = Dialler {
             policy,
@@ -213,19 +276,31 @@ impl Session {
             room,
         };
         let dialled = select! {
-            dialled = dialler.dial(target) => dialled,
+            dialled = dialler.dial(&target) => dialled,
             () = self.cancel.cancelled() => {
                 relay::reset_on_close(&client.stream);
-                return self.log(Tag::TcpTunnel, 0, 0, target, None, None);
+                self.log(Tag::TcpTunnel, 0, 0, &target, None, None);
+                return None;
             }
             // Its reset: it does not want the tunnel any more.
             _ = client.stream.ready(Interest::ERROR) => {
-                return self.log(Tag::TcpTunnel, 0, 0, target, None, None);
+                self.log(Tag::TcpTunnel, 0, 0, &target, None, None);
+                return None;
             }
         };
         match dialled {
             Ok(dialled) => {
-                self.tunnel(client, early_data, target, dialled).await;
+                let upstream = Leg {
+                    stream: dialled.stream,
+                    owed: early_data,
+                    consumed: 0,
+                    written: 0,
+                };
+                Some(Joint {
+                    pair: Pair::new(client, upstream),
+                    target,
+                    upstream: dialled.address,
+                })
             }
             Err(error) => {
                 let tag = if error.denied {
@@ -234,39 +309,11 @@ impl Session {
                     Tag::TcpTunnel
                 };
                 let tried = error.tried.map(|address| address.ip());
-                self.refuse(client.stream, &error.refusal, tag, target, tried)
+                self.refuse(client.stream, &error.refusal, tag, &target, tried)
                     .await;
+                None
             }
         }
-    }
-
-    async fn tunnel(&self, client: Leg, early_data: Vec<u8>, target: &Authority, dialled: Dialled) {
-        let reply_bytes = client.owed.len() as u64;
-        let upstream = Leg {
-            stream: dialled.stream,
-            owed: early_data,
-            consumed: 0,
-            written: 0,
-        };
-        let pair = Pair::new(client, upstream);
-        let traffic = Arc::new(Traffic::default());
-        let outcome = self
-            .shared
-            .relay
-            .run(pair, self.shared.limits, &traffic, &self.cancel)
-            .await;
-        let counts = traffic.counts();
-        self.log(
-            Tag::TcpTunnel,
-            200,
-            counts.to_client,
-            target,
-            Some(dialled.address.ip()),
-            None,
-        );
-        self.report(target, dialled.address, &outcome, counts.to_upstream, {
-            counts.to_client.saturating_sub(reply_bytes)
-        });
     }
 
     /// The tunnel's record in the diagnostics: what the access log's format has no field for.
@@ -291,6 +338,7 @@ impl Session {
             %target,
             %upstream,
             engine = %outcome.engine,
+            moved_after = outcome.moved_after,
             up,
             down,
             spliced = outcome.spliced.bytes,
@@ -459,5 +507,22 @@ async fn send_refusal(stream: &mut TcpStream, refusal: &Refusal, head_request: b
             0
         }
         Err(_elapsed) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function returns, without calling it.
+    fn size_of_output<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A tunnel may idle for hours, and there may be tens of thousands.
+    #[test]
+    fn a_session_is_small() {
+        let size = size_of_output(Session::run);
+        assert!(size <= 1536, "{size} bytes");
     }
 }

@@ -243,11 +243,11 @@ impl Daemon {
         self.child.id()
     }
 
-    /// What its `engine` line says: `sockmap`, `copy` or `copy: <why>`.
+    /// What its `engine` line says: the engine, and why it is that one.
     pub fn engine(&self) -> Option<String> {
         self.stderr.all().iter().find_map(|line| {
             let (_, engine) = line.split_once("engine ")?;
-            ["sockmap", "splice", "copy"]
+            ["auto", "sockmap", "splice", "copy"]
                 .iter()
                 .any(|name| engine.starts_with(name))
                 .then(|| engine.trim().to_owned())

@@ -13,6 +13,8 @@ pub struct TunnelRecord {
     pub upstream: String,
     /// The engine that carried the bytes.
     pub engine: String,
+    /// Bytes that user space had moved when the tunnel went on in the kernel, if it did so later.
+    pub moved_after: Option<u64>,
     /// Engines that refused the pair, each with its reason.
     pub declined: Option<String>,
     /// Payload bytes from client to upstream.
@@ -39,6 +41,10 @@ impl TunnelRecord {
             target: fields.remove("target")?,
             upstream: fields.remove("upstream")?,
             engine: fields.remove("engine")?,
+            moved_after: match fields.remove("moved_after") {
+                Some(bytes) => Some(bytes.parse().ok()?),
+                None => None,
+            },
             declined: fields.remove("declined"),
             up: fields.remove("up")?.parse().ok()?,
             down: fields.remove("down")?.parse().ok()?,

@@ -84,7 +84,7 @@ fn the_command_line_overrides_the_file() {
         [Family::V4.proxy()],
         "the list replaces that of the file"
     );
-    assert_eq!(daemon.engine().unwrap(), "sockmap");
+    assert_eq!(daemon.engine().unwrap(), "sockmap: as configured");
     for refused in ["10.77.2.1:443", "10.77.2.1:8000"] {
         client(&lab)
             .refusal(refused)

@@ -13,7 +13,10 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use underpass::relay::{EngineKind, Leg, Limits, Outcome, Pair, Relay, Traffic, sockmap::Sockmap};
+use underpass::relay::{
+    Ending, EngineKind, Leg, Limits, Outcome, Pair, Relay, Traffic, selection::EngineChoice,
+    sockmap::Sockmap,
+};
 
 /// Both ends of a connection over loopback.
 fn connection(protocol: Protocol) -> (TcpStream, TcpStream) {
@@ -44,15 +47,19 @@ struct Running {
     task: JoinHandle<Outcome>,
 }
 
+/// A socket of which we say that it has carried nothing yet.
+fn fresh(stream: TcpStream) -> Leg {
+    Leg {
+        stream,
+        owed: Vec::new(),
+        consumed: 0,
+        written: 0,
+    }
+}
+
 impl Running {
     fn start(relay: &Relay, client: TcpStream, upstream: TcpStream) -> Self {
-        let leg = |stream| Leg {
-            stream,
-            owed: Vec::new(),
-            consumed: 0,
-            written: 0,
-        };
-        let pair = Pair::new(leg(client), leg(upstream));
+        let pair = Pair::new(fresh(client), fresh(upstream));
         let limits = Limits {
             idle: Duration::from_secs(30),
             half_closed: Duration::from_secs(30),
@@ -61,7 +68,9 @@ impl Running {
         let (relay, token) = (relay.clone(), cancel.clone());
         let task = tokio::spawn(async move {
             let traffic = Arc::new(Traffic::default());
-            relay.run(pair, limits, &traffic, &token).await
+            relay
+                .run(EngineChoice::Sockmap, pair, limits, &traffic, &token)
+                .await
         });
         Self { cancel, task }
     }
@@ -182,5 +191,37 @@ fn a_multipath_connection_is_copied() {
             &tunnel.cancel().await,
             "sockmap: client socket: not an established plain TCP connection (closing, or MPTCP)",
         );
+    });
+}
+
+/// A byte too many is a byte that somebody duplicated.
+#[test]
+fn a_tunnel_whose_counters_contradict_each_other_is_reset() {
+    require_root_or_skip!();
+    require_sockmap_or_skip!();
+    in_namespace(async {
+        let relay = Relay::new().with_sockmap(Sockmap::load(1).unwrap());
+        let (mut client, mut a) = connection(Protocol::TCP);
+        let (mut origin, b) = connection(Protocol::TCP);
+        // The engine is not told of this byte.
+        a.write_all(b"x").await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+        let running = Running::start(&relay, a, b);
+        for _ in 0..50 {
+            talk(&mut client, &mut origin).await;
+            talk(&mut origin, &mut client).await;
+        }
+        assert_eq!(relay.tally().integrity_alarms(), 0);
+        origin.shutdown().await.unwrap();
+        for end in [&mut client, &mut origin] {
+            let error = end.read(&mut [0]).await.expect_err("a reset, no clean end");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+        let outcome = running.task.await.unwrap();
+        assert!(
+            matches!(&outcome.ending, Ending::Integrity(what) if what.contains("1 bytes too many")),
+            "{outcome:?}"
+        );
+        assert_eq!(relay.tally().integrity_alarms(), 1);
     });
 }

@@ -26,7 +26,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     backpressure::send_until_held_back,
-    scene::{Direction, Engine, Tunnel, client},
+    scene::{Direction, Engine, Tunnel, client, origin_on},
 };
 
 const MIB: u64 = 1 << 20;
@@ -335,14 +335,14 @@ fn a_half_closed_client_is_served_by_copy_which_says_why() {
 
 /// The self-test decides: without loopback it cannot run, and the kernel engine is not offered.
 #[test]
-fn without_a_self_test_it_copies_and_says_why() {
+fn without_a_self_test_it_does_without_the_kernel_engine_and_says_why() {
     require_sockmap_or_skip!();
     let lab = Lab::new();
     run(Command::new("ip").args(["-n", lab.proxy.name(), "link", "set", "lo", "down"]));
     let daemon = Setup::open(&lab).start();
     let engine = daemon.engine().expect("an engine line");
     assert!(
-        engine.starts_with("copy: the self-test could not run over loopback")
+        engine.starts_with("splice: the self-test could not run over loopback")
             && engine.contains("ip link set lo up"),
         "{engine}"
     );
@@ -387,7 +387,7 @@ fn public_binary(lab: &Lab) -> std::path::PathBuf {
 }
 
 #[test]
-fn without_privileges_it_copies_and_says_why() {
+fn without_privileges_it_does_without_the_kernel_engine_and_says_why() {
     require_root_or_skip!();
     require_sockmap_or_skip!();
     require_tool_or_skip!("setpriv", "--version");
@@ -398,14 +398,14 @@ fn without_privileges_it_copies_and_says_why() {
         .start();
     let engine = daemon.engine().expect("an engine line");
     assert!(
-        engine.starts_with("copy: ") && engine.contains("CAP_"),
+        engine.starts_with("splice: ") && engine.contains("CAP_"),
         "{engine}"
     );
     let lines = daemon.stderr_lines();
     assert_eq!(
         lines
             .iter()
-            .filter(|line| line.contains("engine copy"))
+            .filter(|line| line.contains("engine splice"))
             .count(),
         1,
         "{lines:#?}"
@@ -418,7 +418,7 @@ fn without_privileges_it_copies_and_says_why() {
     Payload::new(1).receive(&mut &server, 100_000).unwrap();
     drop((client, server));
     let record = daemon.wait_tunnel_records(1).remove(0);
-    assert_eq!((record.engine.as_str(), record.up), ("copy", 100_000));
+    assert_eq!((record.engine.as_str(), record.up), ("splice", 100_000));
 }
 
 #[test]
@@ -465,15 +465,83 @@ fn without_privileges_a_demanded_kernel_engine_is_an_error() {
     );
 }
 
+/// A tunnel of `--engine auto` whose both ends the test holds, and its daemon.
+fn auto(lab: &Lab) -> (Daemon, Tunnel) {
+    let daemon = Setup::open(lab).option("--engine", "auto").start();
+    let engine = daemon.engine().unwrap();
+    assert!(engine.starts_with("auto: "), "{engine}");
+    let origin = Origin::bind(&lab.origin, Family::V4.origin());
+    let tunnel = Tunnel {
+        client: client(lab).tunnel(&origin.target()),
+        origin: origin.accept(),
+    };
+    (daemon, tunnel)
+}
+
 #[test]
-fn auto_takes_the_kernel_engine_when_it_can() {
+fn auto_moves_a_tunnel_that_chats_into_the_kernel() {
     require_sockmap_or_skip!();
     let lab = Lab::new();
-    let daemon = Setup::open(&lab).option("--engine", "auto").start();
-    assert_eq!(
-        daemon.engine().as_deref(),
-        Some("sockmap"),
-        "{:#?}",
-        daemon.stderr_lines()
-    );
+    let (daemon, tunnel) = auto(&lab);
+    tunnel.chat(500, 64);
+    drop(tunnel);
+    let record = daemon.wait_tunnel_records(1).remove(0);
+    assert_eq!(record.engine, "sockmap", "{record:?}");
+    assert_eq!((record.up, record.down), (32_000, 32_000), "{record:?}");
+    let moved_after = record.moved_after.unwrap();
+    assert!((1..10_000).contains(&moved_after), "{record:?}");
+    assert!(record.spliced > 50_000, "{record:?}");
+}
+
+#[test]
+fn auto_leaves_a_short_exchange_in_user_space() {
+    require_sockmap_or_skip!();
+    let lab = Lab::new();
+    let (daemon, tunnel) = auto(&lab);
+    tunnel.chat(5, 500);
+    drop(tunnel);
+    let record = daemon.wait_tunnel_records(1).remove(0);
+    assert_eq!((record.engine.as_str(), record.moved_after), ("copy", None));
+    assert_eq!((record.up, record.down), (2500, 2500), "{record:?}");
+}
+
+#[test]
+fn auto_moves_bulk_through_pipes() {
+    require_sockmap_or_skip!();
+    let lab = Lab::new();
+    let (daemon, tunnel) = auto(&lab);
+    let len = 300 * MIB;
+    thread::scope(|scope| {
+        let (sender, receiver) = tunnel.towards(Direction::Down);
+        scope.spawn(|| Payload::new(9).send(&mut &*sender, len).unwrap());
+        Payload::new(9).receive(&mut &*receiver, len).unwrap();
+    });
+    drop(tunnel);
+    let record = daemon.wait_tunnel_records(1).remove(0);
+    assert_eq!((record.engine.as_str(), record.down), ("splice", len));
+}
+
+#[test]
+fn a_rule_chooses_the_engine_of_some_targets() {
+    require_sockmap_or_skip!();
+    let lab = Lab::new();
+    let config = "engine = \"copy\"\n\
+                  [[engine_rule]]\n\
+                  destination = [\"10.0.0.0/8\"]\n\
+                  port = [\"7000-7099\"]\n\
+                  engine = \"sockmap\"\n";
+    let daemon = Setup::open(&lab).config(&lab, config).start();
+    for (port, engine) in [(7001, "sockmap"), (7100, "copy")] {
+        let origin = origin_on(&lab, Family::V4.origin(), port);
+        let tunnel = Tunnel {
+            client: client(&lab).tunnel(&origin.target()),
+            origin: origin.accept(),
+        };
+        tunnel.chat(3, 100);
+        let from = tunnel.client.local_addr().unwrap();
+        drop(tunnel);
+        let records = daemon.wait_tunnel_records(1 + usize::from(port == 7100));
+        let record = records.iter().find(|record| record.client == from).unwrap();
+        assert_eq!(record.engine, engine, "port {port}: {record:?}");
+    }
 }

@@ -17,6 +17,7 @@ mod declined;
 mod ends;
 mod integrity;
 mod kernel_path;
+mod netem;
 mod operation;
 mod peers;
 mod policy;

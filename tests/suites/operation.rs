@@ -6,6 +6,7 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -168,8 +169,9 @@ fn a_standard_error_that_is_full_holds_nobody_up() {
 
 /// A daemon that may have so many tunnels at once.
 fn small(lab: &Lab, tunnels: usize) -> Setup<'_> {
-    // See `RESERVED_DESCRIPTORS`.
-    let files = format!("--nofile={}", 128 + 2 * tunnels);
+    // See `RESERVED_DESCRIPTORS`; and each of two addresses has a socket a core.
+    let listeners = 2 * thread::available_parallelism().unwrap().get();
+    let files = format!("--nofile={}", 128 + listeners + 2 * tunnels);
     Setup::open(lab)
         .option("--engine", "copy")
         .through(&["prlimit", &files])
@@ -230,7 +232,7 @@ fn a_silent_listener_takes_no_room_from_another() {
         // Its end frees the room, a moment later.
         stream.read_to_end(&mut Vec::new()).unwrap();
         drop(stream);
-        std::thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
     }
 }
 

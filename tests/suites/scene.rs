@@ -10,6 +10,7 @@ use proxy_tests::{
     daemon::{Daemon, Setup},
     lab::{Family, Lab},
     origin::{Listen, Origin},
+    payload::Payload,
     record::TunnelRecord,
     require_root_or_skip, require_sockmap_or_skip,
 };
@@ -47,6 +48,9 @@ pub(crate) enum Engine {
     Splice,
     /// Bytes stay in the kernel.
     Sockmap,
+    /// By how a tunnel behaves. Tunnels of a scene chat first, so that they move into the kernel in the
+    /// middle of what follows.
+    Auto,
 }
 
 impl Engine {
@@ -56,6 +60,7 @@ impl Engine {
             Self::Copy => "copy",
             Self::Splice => "splice",
             Self::Sockmap => "sockmap",
+            Self::Auto => "auto",
         }
     }
 }
@@ -99,6 +104,16 @@ macro_rules! for_every_engine {
             fn sockmap_ipv6() {
                 Scene::play(Engine::Sockmap, Family::V6, $config, super::$scenario);
             }
+
+            #[test]
+            fn auto_ipv4() {
+                Scene::play(Engine::Auto, Family::V4, $config, super::$scenario);
+            }
+
+            #[test]
+            fn auto_ipv6() {
+                Scene::play(Engine::Auto, Family::V6, $config, super::$scenario);
+            }
         })+
     };
     ($($scenario:ident),+ $(,)?) => {
@@ -120,6 +135,17 @@ impl Tunnel {
         match direction {
             Direction::Up => (&self.client, &self.origin),
             Direction::Down => (&self.origin, &self.client),
+        }
+    }
+
+    /// Exchanges messages, one at a time.
+    pub(crate) fn chat(&self, rounds: usize, len: u64) {
+        for seed in 0..rounds as u64 {
+            for direction in [Direction::Up, Direction::Down] {
+                let (sender, receiver) = self.towards(direction);
+                Payload::new(seed).send(&mut &*sender, len).unwrap();
+                Payload::new(seed).receive(&mut &*receiver, len).unwrap();
+            }
         }
     }
 
@@ -157,7 +183,7 @@ impl Scene {
     /// Runs `scenario`, then checks the record of every tunnel that it opened.
     pub(crate) fn play(engine: Engine, family: Family, config: &str, scenario: impl Fn(&Self)) {
         require_root_or_skip!();
-        if engine == Engine::Sockmap {
+        if matches!(engine, Engine::Sockmap | Engine::Auto) {
             require_sockmap_or_skip!();
         }
         let lab = Lab::new();
@@ -234,11 +260,17 @@ impl Scene {
         origin: &Origin,
         early: &[u8],
     ) -> Tunnel {
+        let number = self.tunnels.load(Ordering::Relaxed);
         let client = self.counted(|| client.tunnel_with_early_data(&origin.target(), early));
-        Tunnel {
+        let tunnel = Tunnel {
             client,
             origin: origin.accept(),
+        };
+        if self.engine == Engine::Auto && early.is_empty() {
+            // Around the number of messages at which it moves.
+            tunnel.chat(14 + number % 4, 40);
         }
+        tunnel
     }
 
     /// Runs something that opens one tunnel, so that its record is expected at the end.
@@ -271,7 +303,7 @@ impl Scene {
         );
         let mut declined = 0;
         for record in &records {
-            if record.engine != wanted {
+            if self.engine != Engine::Auto && record.engine != wanted {
                 declined += 1;
                 assert!(record.declined.is_some(), "without a reason: {record:?}");
             }

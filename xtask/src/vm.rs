@@ -40,14 +40,15 @@ const PROGRAMS: [(&str, &str); 5] = [
 ];
 
 /// Programs that the suites call in the machine, besides what busybox has.
-const GUEST_PROGRAMS: [&str; 3] = ["ip", "setpriv", "prlimit"];
+const GUEST_PROGRAMS: [&str; 4] = ["ip", "tc", "setpriv", "prlimit"];
 
 /// Modules of Debian's kernels that the labs need.
-const MODULES: [&str; 1] = ["drivers/net/veth.ko"];
+const MODULES: [&str; 2] = ["drivers/net/veth.ko", "net/sched/sch_netem.ko"];
 
-/// What an emulated machine is too slow for: bulk, and tests that measure; and what reads the
-/// repository.
-const LEFT_OUT: [&str; 6] = [
+/// What runs there: also what is ignored elsewhere, for want of a module. But not what an emulated
+/// machine is too slow for, which is bulk, and tests that measure; nor what reads the repository.
+const DEFAULT_ARGS: [&str; 7] = [
+    "--include-ignored",
     "--skip",
     "quarter_gigabyte",
     "--skip",
@@ -203,7 +204,7 @@ fn furnish(root: &Path, kernel: &Kernel, proxy: &Path, suites: &Path, args: &Arg
     ] {
         fs::write(root.join(file), text)?;
     }
-    let default = LEFT_OUT.map(str::to_owned);
+    let default = DEFAULT_ARGS.map(str::to_owned);
     let passed_on = if args.passed_on.is_empty() {
         default.as_slice()
     } else {

@@ -9,7 +9,11 @@ use serde::{
 };
 
 use super::{ConfigError, duration, parse_listen, parse_network};
-use crate::{lines::Destination, policy::PortRange, relay::selection::EngineChoice};
+use crate::{
+    lines::Destination,
+    policy::{PortRange, PortSet},
+    relay::{rules, selection::EngineChoice},
+};
 
 /// The file as written; what is absent has its default.
 #[derive(Debug, Default, Deserialize)]
@@ -20,8 +24,10 @@ pub struct File {
     pub(super) listen: Option<Vec<SocketAddr>>,
     /// Which engines to use.
     pub(super) engine: Option<EngineChoice>,
+    /// Other engines for some targets.
+    pub(super) engine_rule: Vec<EngineRule>,
     /// Networks whose clients may use the proxy.
-    #[serde(deserialize_with = "clients")]
+    #[serde(deserialize_with = "some_networks")]
     pub(super) allow_client: Option<Vec<IpNet>>,
     /// Networks that are open although they are not public.
     #[serde(deserialize_with = "destinations")]
@@ -63,6 +69,29 @@ impl Default for Timeouts {
             connect: Duration::from_secs(30),
             idle: Duration::from_secs(15 * 60),
             half_closed: Duration::from_secs(5 * 60),
+        }
+    }
+}
+
+/// An engine for some targets, as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EngineRule {
+    /// Networks of the address that is connected to.
+    #[serde(default, deserialize_with = "some_networks")]
+    destination: Option<Vec<IpNet>>,
+    /// Its ports.
+    #[serde(default, deserialize_with = "ports")]
+    port: Option<Vec<PortRange>>,
+    engine: EngineChoice,
+}
+
+impl From<EngineRule> for rules::EngineRule {
+    fn from(rule: EngineRule) -> Self {
+        Self {
+            destinations: rule.destination,
+            ports: rule.port.map(PortSet::from_iter),
+            engine: rule.engine,
         }
     }
 }
@@ -151,7 +180,9 @@ fn addresses<'de, D: Deserializer<'de>>(
     addresses.map(Some).map_err(D::Error::custom)
 }
 
-fn clients<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNet>>, D::Error> {
+fn some_networks<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<IpNet>>, D::Error> {
     networks(deserializer, false)
 }
 
@@ -211,6 +242,17 @@ mod tests {
             ),
             ("listen = [\"localhost\"]", "a.toml:1:10", "with a port"),
             ("engine = \"fast\"", "a.toml:1:10", "unknown variant"),
+            ("[[engine_rule]]\nport = [1]", "a.toml:1:1", "engine"),
+            (
+                "[[engine_rule]]\nengine = \"copy\"\nports = [1]",
+                "a.toml:3:1",
+                "unknown field `ports`",
+            ),
+            (
+                "[[engine_rule]]\nengine = \"copy\"\ndestination = []",
+                "a.toml:3:15",
+                "a list of networks",
+            ),
             ("\n[timeouts]\nidle = \"never\"", "a.toml:3:8", "such as"),
             ("[timeouts]\nidle = 5", "a.toml:2:8", "such as"),
             ("allow_port = [0]", "a.toml:1:15", "port"),

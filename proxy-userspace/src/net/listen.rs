@@ -3,20 +3,35 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Opens a listener. `[::]` takes IPv4 clients too, unless it is to leave them to another listener
-/// or the system says otherwise.
+/// Opens `loops` sockets that share one address, so that as many accept loops share the work: the
+/// kernel gives each its part of the connections (`SO_REUSEPORT`). `[::]` takes IPv4 clients too,
+/// unless it is to leave them to another listener or the system says otherwise.
 ///
 /// # Errors
 /// Those of `bind(2)` and `listen(2)`.
-pub fn listen(address: SocketAddr, leave_ipv4: bool) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr, leave_ipv4: bool, loops: usize) -> io::Result<Vec<TcpListener>> {
+    // Alone: a second proxy is to be told that there is a first, not to share its port.
+    let alone = open(address, leave_ipv4, false)?;
+    let address = alone.local_addr()?.as_socket().unwrap_or(address);
+    drop(alone);
+    (0..loops)
+        .map(|_| {
+            let socket = open(address, leave_ipv4, true)?;
+            TcpListener::from_std(socket.into())
+        })
+        .collect()
+}
+
+fn open(address: SocketAddr, leave_ipv4: bool, shared: bool) -> io::Result<Socket> {
     // Plain TCP, never MPTCP: the kernel cannot splice MPTCP connections.
     let socket = Socket::new(
         Domain::for_address(address),
@@ -27,23 +42,27 @@ pub fn listen(address: SocketAddr, leave_ipv4: bool) -> io::Result<TcpListener> 
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    // What is accepted inherits it (`sk_clone_lock`, `tcp_create_openreq_child`).
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
-/// Prepares a socket, accepted or connected, for tunnel traffic.
+/// Prepares a socket, or all that a listener will accept, for tunnel traffic.
 ///
 /// # Errors
 /// Those of `setsockopt(2)`; the peer may be gone already.
-pub fn prepare(stream: &TcpStream) -> io::Result<()> {
+pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     // We forward what we get when we get it; whether small segments wait is the peers' business.
-    stream.set_nodelay(true)?;
+    socket.set_tcp_nodelay(true)?;
     // An urgent byte is a byte of the stream to us: skipping it would upset the byte counts, and a
     // tunnel has no way to say "urgent" anyway.
-    SockRef::from(stream).set_out_of_band_inline(true)?;
+    socket.set_out_of_band_inline(true)?;
     // A peer that vanished without a word is noticed within about two minutes.
-    SockRef::from(stream).set_tcp_keepalive(&super::keepalive())
+    socket.set_tcp_keepalive(&super::keepalive())
 }
 
 /// The client's address as policy and log see it: IPv4 clients of an IPv6 socket are IPv4 clients.

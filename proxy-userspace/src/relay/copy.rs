@@ -6,29 +6,24 @@
 
 use std::{
     io,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ending, Limits, Pair, Traffic,
-    duplex::{self, Failed, Mover, Reading},
+    Pair, Terms,
+    duplex::{self, Failed, Mover, Parting, Reading},
+    evidence::Evidence,
 };
 use crate::limits::{COPY_BUFFER_MAX_BYTES, COPY_BUFFER_MIN_BYTES};
 
-/// Joins the pair until the tunnel ends.
-pub(super) async fn run(
-    mut pair: Pair,
-    limits: Limits,
-    traffic: &Arc<Traffic>,
-    cancel: &CancellationToken,
-) -> Ending {
-    let mut up = Buffer::new(std::mem::take(&mut pair.upstream.owed));
-    let mut down = Buffer::new(std::mem::take(&mut pair.client.owed));
-    duplex::run(&pair, [&mut up, &mut down], limits, traffic, cancel).await
+/// Joins the pair until the tunnel ends or, with `evidence`, leaves.
+pub(super) async fn run(pair: &mut Pair, evidence: Option<Evidence>, terms: &Terms<'_>) -> Parting {
+    let mut up = Buffer::new(pair.upstream.take_owed());
+    let mut down = Buffer::new(pair.client.take_owed());
+    let movers = [&mut up, &mut down];
+    duplex::run(pair, movers, evidence, terms).await
 }
 
 /// Bytes of one direction on their way through user space.
@@ -48,6 +43,16 @@ impl Buffer {
             done: 0,
             size: COPY_BUFFER_MIN_BYTES,
         }
+    }
+
+    /// How much the next read may bring; it follows what the flow has filled so far.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Begins small again.
+    pub(super) fn shrink(&mut self) {
+        self.size = COPY_BUFFER_MIN_BYTES;
     }
 }
 
@@ -89,6 +94,7 @@ impl Mover for Buffer {
                 }
                 Ok(Reading::Bytes(n))
             }
+            // Also after a short read one must ask again, for it may have stopped at an urgent byte.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Reading::Nothing),
             Err(error) => Err(Failed::Source(error)),
         }

@@ -1,14 +1,14 @@
 //! Two directions in user space: what the engines that move bytes from there have in common.
 //!
 //! An engine is a [`Mover`], which knows how bytes get from one socket to another. Turns, ends,
-//! limits and resets are here.
+//! limits and resets are here, and the moment at which a tunnel can leave for another engine: when
+//! no byte of it is in user space.
 
 use std::{
     future::poll_fn,
-    io,
+    io, mem,
     net::Shutdown,
     pin::pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -19,14 +19,13 @@ use tokio::{
     select,
     time::{sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ending, Limits, Pair, Side, Traffic, end_on_close, ending_of, flush_before_reset,
-    silence::Silence,
+    Ending, Limits, Pair, Side, Terms, Traffic, end_on_close, ending_of, evidence::Evidence,
+    flush_before_reset, silence::Silence,
 };
 use crate::{
-    limits::{RECEIVE_BUFFER_BYTES, RESET_FLUSH, TURN_BYTES},
+    limits::{RECEIVE_BUFFER_BYTES, RESET_FLUSH, TURN_BYTES, UNBOUNDED_READ_BYTES},
     net::sockopt,
 };
 
@@ -65,37 +64,50 @@ pub(super) enum Failed {
     Target(io::Error),
 }
 
-/// Joins the pair until the tunnel ends; the movers are given as up, down.
+/// How a tunnel's time in user space ended.
+#[derive(Debug)]
+pub(super) enum Parting {
+    /// The tunnel ended.
+    Ended(Ending),
+    /// It goes on, and would be cheaper in the kernel. No byte of it is in user space.
+    Leaves,
+}
+
+/// Joins the pair until the tunnel ends; the movers are given as up, down, with what the pair owed
+/// in them. With `evidence`, until that says that the tunnel belongs into the kernel.
 pub(super) async fn run<M: Mover>(
-    pair: &Pair,
+    pair: &mut Pair,
     [up, down]: [&mut M; 2],
-    limits: Limits,
-    traffic: &Arc<Traffic>,
-    cancel: &CancellationToken,
-) -> Ending {
-    for leg in [&pair.client, &pair.upstream] {
-        sockopt::bound_receive_buffer(&leg.stream, RECEIVE_BUFFER_BYTES);
-    }
+    evidence: Option<Evidence>,
+    terms: &Terms<'_>,
+) -> Parting {
     let mut tunnel = Tunnel {
         client: &pair.client.stream,
         upstream: &pair.upstream.stream,
-        traffic,
+        traffic: terms.traffic,
         up: Direction::new(up),
         down: Direction::new(down),
+        evidence,
     };
-    let ending = select! {
-        ending = tunnel.drive(limits) => ending,
-        () = cancel.cancelled() => Ending::Cancelled,
+    let parting = select! {
+        parting = tunnel.drive(terms.limits) => parting,
+        () = terms.cancel.cancelled() => Parting::Ended(Ending::Cancelled),
     };
-    match ending {
-        Ending::Closed => {
+    match parting {
+        Parting::Ended(Ending::Closed) => {
             end_on_close(&pair.client.stream);
             end_on_close(&pair.upstream.stream);
         }
-        Ending::Reset(side) => tunnel.deliver_rest(side).await,
-        _ => {}
+        Parting::Ended(Ending::Reset(side)) => tunnel.deliver_rest(side).await,
+        Parting::Ended(_) => {}
+        Parting::Leaves => {
+            // What was read has been written.
+            let (up, down) = (tunnel.up.read, tunnel.down.read);
+            pair.client.note_moved(up, down);
+            pair.upstream.note_moved(down, up);
+        }
     }
-    ending
+    parting
 }
 
 /// Why a direction cannot go on.
@@ -111,11 +123,21 @@ struct Tunnel<'a, M> {
     traffic: &'a Traffic,
     up: Direction<'a, M>,
     down: Direction<'a, M>,
+    evidence: Option<Evidence>,
+}
+
+/// What a turn of a tunnel was interrupted by.
+enum Turn {
+    /// A direction has finished that had not.
+    Finished,
+    /// The tunnel is to leave, and may.
+    Leaves,
 }
 
 impl<M: Mover> Tunnel<'_, M> {
-    /// Moves bytes until both directions have finished, one breaks, or it is quiet for too long.
-    async fn drive(&mut self, limits: Limits) -> Ending {
+    /// Moves bytes until both directions have finished, one breaks, it is quiet for too long, or it
+    /// leaves.
+    async fn drive(&mut self, limits: Limits) -> Parting {
         let mut silence = Silence::new(limits);
         loop {
             let half_closed = self.up.finished || self.down.finished;
@@ -127,28 +149,38 @@ impl<M: Mover> Tunnel<'_, M> {
                 biased;
                 result = poll_fn(|cx| self.poll(cx, half_closed)) => Some(result),
                 // A reset is noticed even while nobody reads from that side.
-                _ = client.ready(Interest::ERROR) => return Ending::Reset(Side::Client),
-                _ = upstream.ready(Interest::ERROR) => return Ending::Reset(Side::Upstream),
+                _ = client.ready(Interest::ERROR) => {
+                    return Parting::Ended(Ending::Reset(Side::Client));
+                }
+                _ = upstream.ready(Interest::ERROR) => {
+                    return Parting::Ended(Ending::Reset(Side::Upstream));
+                }
                 () = sleep_until(silence.next()) => None,
             };
             match ended {
-                Some(Ok(())) if self.up.finished && self.down.finished => return Ending::Closed,
-                Some(Ok(())) => {}
-                Some(Err(broken)) => return ending_of(broken.side, &broken.error),
+                Some(Ok(Turn::Leaves)) => return Parting::Leaves,
+                Some(Ok(Turn::Finished)) if self.up.finished && self.down.finished => {
+                    return Parting::Ended(Ending::Closed);
+                }
+                Some(Ok(Turn::Finished)) => {}
+                Some(Err(broken)) => {
+                    return Parting::Ended(ending_of(broken.side, &broken.error));
+                }
                 None => {
                     if let Err(ending) = silence.check(client, upstream) {
-                        return ending;
+                        return Parting::Ended(ending);
                     }
                 }
             }
         }
     }
 
-    /// Ready when a direction finishes that had not, or one breaks.
-    fn poll(&mut self, cx: &mut Context<'_>, was_half_closed: bool) -> Poll<Result<(), Broken>> {
+    /// Ready when a direction finishes that had not, when one breaks, or when the tunnel leaves.
+    fn poll(&mut self, cx: &mut Context<'_>, was_half_closed: bool) -> Poll<Result<Turn, Broken>> {
+        let evidence = &mut self.evidence;
         let up = self
             .up
-            .poll(cx, self.client, self.upstream, |n| {
+            .poll(cx, self.client, self.upstream, evidence, |n| {
                 self.traffic.add_to_upstream(n);
             })
             .map_err(|failed| failed.of(Side::Client, Side::Upstream));
@@ -157,17 +189,24 @@ impl<M: Mover> Tunnel<'_, M> {
         }
         let down = self
             .down
-            .poll(cx, self.upstream, self.client, |n| {
+            .poll(cx, self.upstream, self.client, evidence, |n| {
                 self.traffic.add_to_client(n);
             })
             .map_err(|failed| failed.of(Side::Upstream, Side::Client));
         match (up, down) {
             (_, Poll::Ready(Err(broken))) => Poll::Ready(Err(broken)),
-            (Poll::Ready(_), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            (Poll::Ready(_), Poll::Ready(Ok(()))) => Poll::Ready(Ok(Turn::Finished)),
             (Poll::Ready(_), Poll::Pending) | (Poll::Pending, Poll::Ready(_))
                 if !was_half_closed =>
             {
-                Poll::Ready(Ok(()))
+                Poll::Ready(Ok(Turn::Finished))
+            }
+            (Poll::Pending, Poll::Pending)
+                if self.up.empty_handed
+                    && self.down.empty_handed
+                    && self.evidence.is_some_and(Evidence::is_chatty) =>
+            {
+                Poll::Ready(Ok(Turn::Leaves))
             }
             _ => Poll::Pending,
         }
@@ -182,12 +221,16 @@ impl<M: Mover> Tunnel<'_, M> {
             match side {
                 Side::Client => {
                     let count = |n| traffic.add_to_upstream(n);
-                    let _ = poll_fn(|cx| self.up.poll_bytes(cx, client, upstream, count)).await;
+                    let _ =
+                        poll_fn(|cx| self.up.poll_bytes(cx, client, upstream, &mut None, count))
+                            .await;
                     flush_before_reset(upstream).await;
                 }
                 Side::Upstream => {
                     let count = |n| traffic.add_to_client(n);
-                    let _ = poll_fn(|cx| self.down.poll_bytes(cx, upstream, client, count)).await;
+                    let _ =
+                        poll_fn(|cx| self.down.poll_bytes(cx, upstream, client, &mut None, count))
+                            .await;
                     flush_before_reset(client).await;
                 }
             }
@@ -215,6 +258,12 @@ impl Failed {
 /// One way through the tunnel.
 struct Direction<'a, M> {
     mover: &'a mut M,
+    /// Bytes read from the source.
+    read: u64,
+    /// Bytes of them since there was nothing to read.
+    burst: usize,
+    /// Everything read is written, and there is nothing to read.
+    empty_handed: bool,
     /// The source's FIN has been seen.
     end_of_file: bool,
     /// It has been passed on.
@@ -225,6 +274,9 @@ impl<'a, M: Mover> Direction<'a, M> {
     fn new(mover: &'a mut M) -> Self {
         Self {
             mover,
+            read: 0,
+            burst: 0,
+            empty_handed: false,
             end_of_file: false,
             finished: false,
         }
@@ -236,12 +288,13 @@ impl<'a, M: Mover> Direction<'a, M> {
         cx: &mut Context<'_>,
         source: &TcpStream,
         target: &TcpStream,
+        evidence: &mut Option<Evidence>,
         count: impl Fn(u64),
     ) -> Poll<Result<(), Failed>> {
         if self.finished {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_bytes(cx, source, target, count))?;
+        ready!(self.poll_bytes(cx, source, target, evidence, count))?;
         SockRef::from(target)
             .shutdown(Shutdown::Write)
             .map_err(Failed::Target)?;
@@ -257,9 +310,11 @@ impl<'a, M: Mover> Direction<'a, M> {
         cx: &mut Context<'_>,
         source: &TcpStream,
         target: &TcpStream,
+        evidence: &mut Option<Evidence>,
         count: impl Fn(u64),
     ) -> Poll<Result<(), Failed>> {
         let mut budget = TURN_BYTES;
+        self.empty_handed = false;
         loop {
             ready!(self.mover.poll_empty(cx, target, &count))?;
             if self.end_of_file {
@@ -273,13 +328,36 @@ impl<'a, M: Mover> Direction<'a, M> {
             let readable = source.poll_read_ready(cx).map_err(Failed::Source)?;
             if readable.is_pending() {
                 self.mover.park();
+                self.empty_handed = true;
+                let burst = mem::take(&mut self.burst);
+                if let Some(evidence) = evidence
+                    && burst > 0
+                {
+                    evidence.add(burst);
+                }
                 return Poll::Pending;
             }
             match self.mover.fill(source)? {
-                Reading::Bytes(n) => budget = budget.saturating_sub(n),
+                Reading::Bytes(n) => {
+                    budget = budget.saturating_sub(n);
+                    self.note_read(source, n);
+                }
                 Reading::EndOfFile => self.end_of_file = true,
                 Reading::Nothing => {}
             }
+        }
+    }
+}
+
+impl<M> Direction<'_, M> {
+    /// The kernel lets a receive buffer grow as its reader takes bytes out, so that the first few
+    /// need no bound; most tunnels end before.
+    fn note_read(&mut self, source: &TcpStream, bytes: usize) {
+        let bounded = self.read > UNBOUNDED_READ_BYTES;
+        self.read += bytes as u64;
+        self.burst += bytes;
+        if !bounded && self.read > UNBOUNDED_READ_BYTES {
+            sockopt::bound_receive_buffer(source, RECEIVE_BUFFER_BYTES);
         }
     }
 }
@@ -298,7 +376,10 @@ mod tests {
     };
 
     use super::{
-        super::{copy::Buffer, splice::Splice},
+        super::{
+            copy::Buffer,
+            splice::{Manner, Splice},
+        },
         *,
     };
     use crate::limits::COPY_BUFFER_MAX_BYTES;
@@ -334,7 +415,7 @@ mod tests {
             let mut cx = Context::from_waker(Waker::noop());
             assert!(
                 direction
-                    .poll_bytes(&mut cx, &source, &target, count)
+                    .poll_bytes(&mut cx, &source, &target, &mut None, count)
                     .is_pending()
             );
             let moved = moved.into_inner();
@@ -352,6 +433,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipe_with_much_to_move_gives_the_other_direction_its_turn() {
-        takes_turns(&mut Splice::new(1).unwrap().mover(Vec::new())).await;
+        takes_turns(&mut Splice::new(1).unwrap().mover(Vec::new(), Manner::Always)).await;
     }
 }

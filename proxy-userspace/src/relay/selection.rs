@@ -1,4 +1,4 @@
-//! Which engines this process uses: what was asked for, and what the kernel and our privileges
+//! Which engines this process has ready: what was asked for, and what the kernel and our privileges
 //! allow.
 
 use std::{fmt, str::FromStr, sync::Arc};
@@ -17,7 +17,7 @@ use crate::kernel::version::{SOUND_KERNELS, is_sound};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
-    /// The best engine that this kernel and these privileges allow
+    /// By how a tunnel behaves: it begins in user space and moves into the kernel once it chats
     #[default]
     Auto,
     /// Spliced in the kernel by eBPF; refuse to start without it
@@ -62,8 +62,10 @@ pub struct Unavailable {
 pub struct Selection {
     /// The engines, ready to use.
     pub relay: Relay,
-    /// Why the kernel engine is not among them although it was wanted.
-    pub missing: Option<Unavailable>,
+    /// The kernel engine was wanted and is not among them.
+    pub no_sockmap: Option<Unavailable>,
+    /// So were the pipes.
+    pub no_splice: Option<Unavailable>,
 }
 
 /// How much a process can hold at a time.
@@ -75,26 +77,45 @@ pub struct Room {
     pub pipes: usize,
 }
 
-/// Readies the engines of the choice.
+/// Readies the engines for tunnels of each of these choices.
 ///
 /// # Errors
-/// An engine was demanded and cannot be had.
-pub async fn select(choice: EngineChoice, room: Room) -> Result<Selection, Unavailable> {
-    let relay = Relay::new();
-    let mut missing = None;
-    let relay = match choice {
-        EngineChoice::Copy => relay,
-        EngineChoice::Splice => relay.with_splice(splice(room.pipes)?),
-        EngineChoice::Sockmap => relay.with_sockmap(load(room.tunnels).await?),
-        EngineChoice::Auto => match sockmap(room.tunnels).await {
-            Ok(sockmap) => relay.with_sockmap(sockmap),
-            Err(unavailable) => {
-                missing = Some(unavailable);
-                relay
-            }
-        },
+/// An engine was demanded and cannot be had: which, and why.
+pub async fn select(
+    choices: impl IntoIterator<Item = EngineChoice>,
+    room: Room,
+) -> Result<Selection, (EngineChoice, Unavailable)> {
+    let choices: Vec<_> = choices.into_iter().collect();
+    let is_chosen = |choice| choices.contains(&choice);
+    let (mut relay, mut no_sockmap, mut no_splice) = (Relay::new(), None, None);
+    let loaded = if is_chosen(EngineChoice::Sockmap) {
+        let loaded = load(room.tunnels).await;
+        Some(loaded.map_err(|why| (EngineChoice::Sockmap, why))?)
+    } else if is_chosen(EngineChoice::Auto) {
+        sockmap(room.tunnels)
+            .await
+            .map_err(|why| no_sockmap = Some(why))
+            .ok()
+    } else {
+        None
     };
-    Ok(Selection { relay, missing })
+    if let Some(sockmap) = loaded {
+        relay = relay.with_sockmap(sockmap);
+    }
+    if is_chosen(EngineChoice::Splice) || is_chosen(EngineChoice::Auto) {
+        match splice(room.pipes) {
+            Ok(splice) => relay = relay.with_splice(splice),
+            Err(why) if is_chosen(EngineChoice::Splice) => {
+                return Err((EngineChoice::Splice, why));
+            }
+            Err(why) => no_splice = Some(why),
+        }
+    }
+    Ok(Selection {
+        relay,
+        no_sockmap,
+        no_splice,
+    })
 }
 
 /// The engine that uses pipes.

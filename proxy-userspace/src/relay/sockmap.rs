@@ -31,11 +31,10 @@ use aya::maps::{MapData, RingBuf};
 use rustix::net::sockopt::socket_cookie;
 use socket2::SockRef;
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use self::{ledger::Ledger, poller::Poller, slots::Slots, tunnel::Tunnel};
-use super::{Counts, Declined, Ending, Leg, Limits, Pair, Spliced, Traffic};
+use super::{Counts, Declined, Ending, Leg, Pair, Spliced, Terms, Traffic};
 use crate::{
     kernel::object::{LoadError, Object},
     limits::{RECEIVE_BUFFER_BYTES, SPLICE_SEND_BUFFER_BYTES},
@@ -144,12 +143,10 @@ impl Sockmap {
     /// Joins the pair until the tunnel ends, or gives it back.
     pub(super) async fn run(
         &self,
-        mut pair: Pair,
-        limits: Limits,
-        traffic: &Traffic,
-        cancel: &CancellationToken,
+        mut pair: Box<Pair>,
+        terms: &Terms<'_>,
     ) -> Result<Ran, Declined> {
-        if let Err(reason) = Self::prepare(&mut pair, traffic) {
+        if let Err(reason) = Self::prepare(&mut pair, terms.traffic) {
             return Err(Declined { pair, reason });
         }
         let cookies = match cookies(&pair) {
@@ -190,7 +187,7 @@ impl Sockmap {
             sockopt::bound_receive_buffer(&leg.stream, RECEIVE_BUFFER_BYTES);
             sockopt::widen_send_buffer(&leg.stream, SPLICE_SEND_BUFFER_BYTES);
         }
-        let Pair { client, upstream } = pair;
+        let Pair { client, upstream } = *pair;
         let ledgers = [
             Ledger::new(client.consumed, upstream.written),
             Ledger::new(upstream.consumed, client.written),
@@ -203,14 +200,15 @@ impl Sockmap {
         let (ending, spliced) = match streams {
             Ok((client, upstream)) => {
                 let (slots, slot_pair) = lease.counters();
-                traffic.attach(KernelCounters {
+                terms.traffic.attach(KernelCounters {
                     slots,
                     pair: slot_pair,
                     detached: false.into(),
                 });
                 let spliced = degraded.is_none();
+                let traffic = terms.traffic;
                 Tunnel::new(client, upstream, ledgers, spliced, traffic, watch, lease)
-                    .run(limits, cancel)
+                    .run(terms.limits, terms.cancel)
                     .await
             }
             Err(error) => (

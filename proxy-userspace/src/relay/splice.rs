@@ -3,6 +3,9 @@
 //!
 //! A direction borrows a pipe only while bytes are in it, so an idle tunnel holds its two sockets
 //! and nothing else. There are so many pipes; who finds none copies, until one is free again.
+//!
+//! Where the engine is chosen by evidence, a direction begins by copying, which is cheaper for a
+//! message, and takes a pipe once it fills large buffers ([`Manner::Bulk`]).
 
 mod pipes;
 
@@ -14,15 +17,15 @@ use std::{
 
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::{io::Interest, net::TcpStream};
-use tokio_util::sync::CancellationToken;
 
 use self::pipes::{Lease, Pipes, try_out};
 use super::{
-    Ending, Limits, Pair, Traffic,
+    EngineKind, Pair, Terms,
     copy::Buffer,
-    duplex::{self, Failed, Mover, Reading},
+    duplex::{self, Failed, Mover, Parting, Reading},
+    evidence::Evidence,
 };
-use crate::limits::PIPE_BYTES;
+use crate::limits::{PIPE_BYTES, PIPE_FROM_BYTES, PIPE_UNTIL_BYTES};
 
 /// The engine.
 #[derive(Debug)]
@@ -33,10 +36,21 @@ pub struct Splice {
 /// How a pair fared.
 #[derive(Debug)]
 pub(super) struct Ran {
-    /// How the tunnel ended.
-    pub(super) ending: Ending,
+    /// How the tunnel ended, or that it left.
+    pub(super) parting: Parting,
     /// Bytes that were copied, since there was no pipe.
     pub(super) copied: u64,
+    /// What moved the rest.
+    pub(super) engine: EngineKind,
+}
+
+/// For which reads a direction borrows a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// For each.
+    Always,
+    /// For those of a flow that fills large buffers.
+    Bulk,
 }
 
 impl Splice {
@@ -51,29 +65,40 @@ impl Splice {
         })
     }
 
-    /// Joins the pair until the tunnel ends.
+    /// Joins the pair until the tunnel ends or, with `evidence`, leaves.
     pub(super) async fn run(
         &self,
-        mut pair: Pair,
-        limits: Limits,
-        traffic: &Arc<Traffic>,
-        cancel: &CancellationToken,
+        pair: &mut Pair,
+        manner: Manner,
+        evidence: Option<Evidence>,
+        terms: &Terms<'_>,
     ) -> Ran {
-        let mut up = self.mover(std::mem::take(&mut pair.upstream.owed));
-        let mut down = self.mover(std::mem::take(&mut pair.client.owed));
-        let ending = duplex::run(&pair, [&mut up, &mut down], limits, traffic, cancel).await;
-        let copied = up.copied + down.copied;
-        Ran { ending, copied }
+        let mut up = self.mover(pair.upstream.take_owed(), manner);
+        let mut down = self.mover(pair.client.take_owed(), manner);
+        let movers = [&mut up, &mut down];
+        let parting = duplex::run(pair, movers, evidence, terms).await;
+        let piped = manner == Manner::Always || up.moved + down.moved > 0;
+        Ran {
+            parting,
+            copied: up.copied + down.copied,
+            engine: if piped {
+                EngineKind::Splice
+            } else {
+                EngineKind::Copy
+            },
+        }
     }
 
     /// A direction with bytes that are to go ahead of all others.
-    pub(super) fn mover(&self, owed: Vec<u8>) -> Piped {
+    pub(super) fn mover(&self, owed: Vec<u8>, manner: Manner) -> Piped {
         Piped {
             pipes: Arc::clone(&self.pipes),
+            manner,
             pipe: None,
             held: 0,
             buffer: Buffer::new(owed),
             copied: 0,
+            moved: 0,
         }
     }
 }
@@ -81,13 +106,23 @@ impl Splice {
 /// One direction's bytes on their way through a pipe.
 pub(super) struct Piped {
     pipes: Arc<Pipes>,
+    manner: Manner,
     pipe: Option<Lease>,
     /// Bytes in the pipe.
     held: usize,
-    /// What is owed, and what is copied for want of a pipe.
+    /// What is owed, and what is copied.
     buffer: Buffer,
-    /// Bytes of the latter kind.
+    /// Bytes that were copied for want of a pipe.
     copied: u64,
+    /// Bytes that went through one.
+    moved: u64,
+}
+
+impl Piped {
+    /// Whether the next bytes are for a pipe.
+    fn wants_pipe(&self) -> bool {
+        self.manner == Manner::Always || self.buffer.size() >= PIPE_FROM_BYTES
+    }
 }
 
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
@@ -127,12 +162,15 @@ impl Mover for Piped {
 
     /// The pipe; without one, the buffer.
     fn fill(&mut self, source: &TcpStream) -> Result<Reading, Failed> {
-        if self.pipe.is_none() {
+        let wants_pipe = self.wants_pipe();
+        if wants_pipe && self.pipe.is_none() {
             self.pipe = self.pipes.borrow();
         }
-        let Some(pipe) = &self.pipe else {
+        let Some(pipe) = self.pipe.as_ref().filter(|_| wants_pipe) else {
             let reading = self.buffer.fill(source)?;
-            if let Reading::Bytes(n) = reading {
+            if let Reading::Bytes(n) = reading
+                && wants_pipe
+            {
                 self.copied += n as u64;
             }
             return Ok(reading);
@@ -144,6 +182,10 @@ impl Mover for Piped {
             Ok(0) => Ok(Reading::EndOfFile),
             Ok(n) => {
                 self.held = n;
+                self.moved += n as u64;
+                if n < PIPE_UNTIL_BYTES {
+                    self.buffer.shrink();
+                }
                 Ok(Reading::Bytes(n))
             }
             Err(error)

@@ -293,7 +293,8 @@ impl Direction {
             // No FIN was counted: what looked like an end was a reset.
             Ordering::Greater => return Err(Ending::Reset(self.from)),
         }
-        if !self.has_landed(&state, ends.target)? {
+        // In any case, also if nothing was redirected: the last look at the books.
+        if !self.all_landed(&state, ends.target)? {
             return Ok(Need::Soon);
         }
         ends.target
@@ -321,6 +322,11 @@ impl Direction {
         if state.redirected == self.landed_at {
             return Ok(true);
         }
+        self.all_landed(state, target)
+    }
+
+    /// The same, by the target's counters.
+    fn all_landed(&mut self, state: &KernelState, target: &TcpStream) -> Result<bool, Ending> {
         match self.compare(state, target)? {
             Landed::All => {
                 self.landed_at = state.redirected;

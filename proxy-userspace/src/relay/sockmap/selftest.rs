@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Sockmap;
 use crate::{
     kernel::version::SOUND_KERNELS,
-    relay::{Ending, Leg, Limits, Pair, Side, Traffic, reset_on_close},
+    relay::{Ending, Leg, Limits, Pair, Side, Terms, Traffic, reset_on_close},
 };
 
 /// All trials together take a few milliseconds.
@@ -123,7 +123,12 @@ impl Bench {
             let (engine, traffic) = (Arc::clone(engine), Arc::clone(&traffic));
             async move {
                 let cancel = CancellationToken::new();
-                match engine.run(pair, limits, &traffic, &cancel).await {
+                let terms = Terms {
+                    limits,
+                    traffic: &traffic,
+                    cancel: &cancel,
+                };
+                match engine.run(pair, &terms).await {
                     Ok(ran) => match ran.degraded {
                         None => Ok(ran.ending),
                         Some(reason) => Err(reason),
