@@ -11,11 +11,15 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use crate::{
+    cable::{BadCable, Mishaps, Weather},
     deadline::{PATIENCE, wait_for},
     netns::{Netns, run},
     scratch::Scratch,
@@ -71,6 +75,7 @@ impl Family {
 /// The three namespaces of one test.
 #[derive(Debug)]
 pub struct Lab {
+    cables: Vec<BadCable>,
     /// Where clients run.
     pub client: Netns,
     /// Where the proxy runs.
@@ -93,6 +98,14 @@ enum Share {
     },
 }
 
+impl Share {
+    fn some() -> Self {
+        Self::Some {
+            _guard: MACHINE.read().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
 static MACHINE: RwLock<()> = RwLock::new(());
 
 impl Lab {
@@ -104,9 +117,7 @@ impl Lab {
     ///
     /// When it cannot: check [`crate::privilege::namespaces_missing`] first.
     pub fn new() -> Self {
-        Self::with_share(Share::Some {
-            _guard: MACHINE.read().unwrap_or_else(PoisonError::into_inner),
-        })
+        Self::build(Share::some(), None)
     }
 
     /// The same, while no other lab of this process exists: for a test that measures speed.
@@ -115,21 +126,50 @@ impl Lab {
     ///
     /// As [`Self::new`].
     pub fn alone() -> Self {
-        Self::with_share(Share::All {
+        let share = Share::All {
             _guard: MACHINE.write().unwrap_or_else(PoisonError::into_inner),
-        })
+        };
+        Self::build(share, None)
     }
 
-    fn with_share(share: Share) -> Self {
-        let lab = Self {
+    /// A lab whose cables are bad.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::new`], and without TUN devices.
+    pub fn in_weather(weather: Weather, seed: u64) -> Self {
+        Self::build(Share::some(), Some((weather, seed)))
+    }
+
+    fn build(share: Share, weather: Option<(Weather, u64)>) -> Self {
+        let mut lab = Self {
+            cables: Vec::new(),
             client: Netns::create("client"),
             proxy: Netns::create("proxy"),
             origin: Netns::create("origin"),
             scratch: Scratch::new(),
             _share: share,
         };
-        lab.cable(&lab.client, 1);
-        lab.cable(&lab.origin, 2);
+        for number in [1, 2] {
+            let end = if number == 1 {
+                &lab.client
+            } else {
+                &lab.origin
+            };
+            if let Some((weather, seed)) = weather {
+                let (ends, name) = ([end, &lab.proxy], format!("cable{number}"));
+                let cable = BadCable::plug(ends, &name, weather, seed ^ u64::from(number));
+                lab.cables.push(cable);
+            } else {
+                lab.veth(end, number);
+            }
+            let end = if number == 1 {
+                &lab.client
+            } else {
+                &lab.origin
+            };
+            lab.address(end, number);
+        }
         for netns in [&lab.client, &lab.proxy, &lab.origin] {
             netns.set_hosts(&[]);
             netns.run_in(set_buffer_limits);
@@ -146,13 +186,33 @@ impl Lab {
         &self.scratch
     }
 
-    /// Joins `end` (host 1) and the proxy (host 2) by cable `number`.
-    fn cable(&self, end: &Netns, number: u8) {
+    /// What its bad cables did: packets lost, and packets that overlapped.
+    pub fn mishaps(&self) -> (u64, u64) {
+        let count = |of: fn(&Mishaps) -> &AtomicU64| {
+            let counts = self
+                .cables
+                .iter()
+                .map(|cable| of(&cable.mishaps).load(Relaxed));
+            counts.sum()
+        };
+        (
+            count(|mishaps| &mishaps.lost),
+            count(|mishaps| &mishaps.overlapped),
+        )
+    }
+
+    /// Joins `end` and the proxy by a good cable.
+    fn veth(&self, end: &Netns, number: u8) {
         let (far, near) = (end.name(), self.proxy.name());
         let script = format!(
             "link add cable{number} netns {far} type veth peer name cable{number} netns {near}\n"
         );
         self.ip(&[], &script);
+    }
+
+    /// Gives addresses to `end` (host 1) and the proxy (host 2) at the ends of cable `number`.
+    fn address(&self, end: &Netns, number: u8) {
+        let (far, near) = (end.name(), self.proxy.name());
         for (host, name) in [(1, far), (2, near)] {
             let script = format!(
                 "link set lo up\n\

@@ -18,6 +18,7 @@
     reason = "a forgotten value fails the test that needs it"
 )]
 
+pub mod cable;
 pub mod client;
 pub mod daemon;
 pub mod deadline;
@@ -25,11 +26,14 @@ pub mod dns;
 pub mod lab;
 pub mod lines;
 pub mod netns;
+pub mod ordeal;
 pub mod origin;
 pub mod payload;
 pub mod privilege;
 pub mod record;
 pub mod reply;
 pub mod scratch;
+pub mod segment;
 pub mod tls;
 pub mod tools;
+pub mod tun;

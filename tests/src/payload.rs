@@ -223,6 +223,15 @@ impl Payload {
         self.read_until(stream, from, u64::MAX, |_| Step::fast())
     }
 
+    /// Receives and verifies until the sender ends, in steps; returns the position of the end.
+    pub fn receive_to_end_by(
+        self,
+        stream: &mut impl Read,
+        step: impl FnMut(u64) -> Step,
+    ) -> io::Result<u64> {
+        self.read_until(stream, 0, u64::MAX, step)
+    }
+
     fn read_until(
         self,
         stream: &mut impl Read,

@@ -87,3 +87,15 @@ macro_rules! require_root_or_skip {
         }
     };
 }
+
+/// Returns from the calling test, with a line that says why, when there are no TUN devices.
+#[macro_export]
+macro_rules! require_tun_or_skip {
+    () => {
+        $crate::require_root_or_skip!();
+        if let Some(reason) = $crate::tun::missing() {
+            $crate::privilege::skip(&reason);
+            return;
+        }
+    };
+}

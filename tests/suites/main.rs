@@ -24,3 +24,4 @@ mod policy;
 mod protocol;
 mod scene;
 mod splice;
+mod stress;

@@ -201,12 +201,15 @@ fn without_room_for_a_tunnel_a_client_is_told_so() {
         line.contains(" NONE_NONE/503 ") && line.ends_with(&end),
         "{line}"
     );
-    let warnings = daemon
-        .stderr_lines()
-        .iter()
-        .filter(|line| line.contains("turning clients away"))
-        .count();
-    assert_eq!(warnings, 1, "one warning for all of them");
+    let warnings = || {
+        let lines = daemon.stderr_lines();
+        let warnings = lines
+            .iter()
+            .filter(|line| line.contains("turning clients away"));
+        warnings.count()
+    };
+    wait_for("a warning", PATIENCE, || (warnings() > 0).then_some(()));
+    assert_eq!(warnings(), 1, "one warning for all of them");
 
     drop(first);
     daemon.wait_tunnel_records(1);

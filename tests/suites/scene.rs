@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, TcpStream},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use proxy_tests::{
@@ -167,6 +167,9 @@ pub(crate) enum Direction {
     Down,
 }
 
+/// Bytes of a message before a scenario.
+const CHAT_BYTES: u64 = 40;
+
 /// A lab with a daemon that lets its client reach its origin.
 #[derive(Debug)]
 pub(crate) struct Scene {
@@ -177,16 +180,29 @@ pub(crate) struct Scene {
     family: Family,
     tunnels: AtomicUsize,
     declines: AtomicUsize,
+    /// Bytes each way that tunnels have said before a scenario.
+    chatted: AtomicU64,
 }
 
 impl Scene {
     /// Runs `scenario`, then checks the record of every tunnel that it opened.
     pub(crate) fn play(engine: Engine, family: Family, config: &str, scenario: impl Fn(&Self)) {
         require_root_or_skip!();
+        Self::play_in(Lab::new, engine, family, config, scenario);
+    }
+
+    /// The same in a lab of one's own making.
+    pub(crate) fn play_in(
+        make_lab: impl FnOnce() -> Lab,
+        engine: Engine,
+        family: Family,
+        config: &str,
+        scenario: impl Fn(&Self),
+    ) {
         if matches!(engine, Engine::Sockmap | Engine::Auto) {
             require_sockmap_or_skip!();
         }
-        let lab = Lab::new();
+        let lab = make_lab();
         let mut setup = Setup::open(&lab).option("--engine", engine.name());
         if !config.is_empty() {
             setup = setup.config(&lab, config);
@@ -198,6 +214,7 @@ impl Scene {
             family,
             tunnels: AtomicUsize::new(0),
             declines: AtomicUsize::new(0),
+            chatted: AtomicU64::new(0),
         };
         scenario(&scene);
         scene.check_records();
@@ -267,8 +284,16 @@ impl Scene {
             origin: origin.accept(),
         };
         if self.engine == Engine::Auto && early.is_empty() {
-            // Around the number of messages at which it moves.
-            tunnel.chat(14 + number % 4, 40);
+            // It moves after 32 messages: in one family before the scenario begins, in the other in the
+            // middle of it.
+            let rounds = number % 4
+                + match self.family {
+                    Family::V4 => 12,
+                    Family::V6 => 17,
+                };
+            tunnel.chat(rounds, CHAT_BYTES);
+            let bytes = rounds as u64 * CHAT_BYTES;
+            self.chatted.fetch_add(bytes, Ordering::Relaxed);
         }
         tunnel
     }
@@ -284,11 +309,15 @@ impl Scene {
         self.declines.store(pairs, Ordering::Relaxed);
     }
 
-    /// The record of the only tunnel, once it has ended.
+    /// The record of the only tunnel, once it has ended; without what it said before the scenario began.
     pub(crate) fn record(&self) -> TunnelRecord {
         let mut records = self.daemon.wait_tunnel_records(1);
         assert_eq!(records.len(), 1, "{records:#?}");
-        records.remove(0)
+        let mut record = records.remove(0);
+        let chatted = self.chatted.load(Ordering::Relaxed);
+        record.up -= chatted;
+        record.down -= chatted;
+        record
     }
 
     /// Every tunnel has a record, was carried by the engine we asked for, and its bytes added up.

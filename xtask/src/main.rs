@@ -20,6 +20,7 @@ mod repo;
 mod report;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod tools;
 mod vm;
@@ -51,6 +52,8 @@ enum Verb {
     Ebpf(ebpf::Verb),
     /// Show a tunnel through the kernel from end to end
     Demo(demo::Args),
+    /// Let tunnels live and die at random, and check every byte
+    Soak(soak::Args),
     /// Run a fuzz target, or list them
     Fuzz(fuzz::Args),
 }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Lint => Ok(lint::run()),
         Verb::Ebpf(verb) => ebpf::run(&verb),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Soak(args) => soak::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
     };
     outcome.unwrap_or_else(|error| {

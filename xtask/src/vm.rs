@@ -43,7 +43,11 @@ const PROGRAMS: [(&str, &str); 5] = [
 const GUEST_PROGRAMS: [&str; 4] = ["ip", "tc", "setpriv", "prlimit"];
 
 /// Modules of Debian's kernels that the labs need.
-const MODULES: [&str; 2] = ["drivers/net/veth.ko", "net/sched/sch_netem.ko"];
+const MODULES: [&str; 3] = [
+    "drivers/net/veth.ko",
+    "drivers/net/tun.ko",
+    "net/sched/sch_netem.ko",
+];
 
 /// What runs there: also what is ignored elsewhere, for want of a module. But not what an emulated
 /// machine is too slow for, which is bulk, and tests that measure; nor what reads the repository.
