@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool talks on stdout")]
 
 mod artifact;
+mod bench;
 mod cmd;
 mod demo;
 mod ebpf;
@@ -52,6 +53,8 @@ enum Verb {
     Ebpf(ebpf::Verb),
     /// Show a tunnel through the kernel from end to end
     Demo(demo::Args),
+    /// Measure beside direct forwarding and other proxies; `bench --help` lists its options
+    Bench(bench::Args),
     /// Let tunnels live and die at random, and check every byte
     Soak(soak::Args),
     /// Run a fuzz target, or list them
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Lint => Ok(lint::run()),
         Verb::Ebpf(verb) => ebpf::run(&verb),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Soak(args) => soak::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
     };
