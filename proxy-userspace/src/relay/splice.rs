@@ -5,7 +5,7 @@
 //! and nothing else. There are so many pipes; who finds none copies, until one is free again.
 //!
 //! Where the engine is chosen by evidence, a direction begins by copying, which is cheaper for a
-//! message, and takes a pipe once it fills large buffers ([`Manner::Bulk`]).
+//! message, and takes a pipe once it fills large buffers (`Manner::Bulk`).
 
 mod pipes;
 
