@@ -19,11 +19,11 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    EbpfContext as _, Global,
+    EbpfContext as _,
     bindings::sk_action::{SK_DROP, SK_PASS},
     cty::c_long,
     helpers::{
-        bpf_get_socket_cookie, bpf_probe_read_kernel,
+        bpf_get_socket_cookie,
         generated::{bpf_map_lookup_elem, bpf_sk_release, bpf_skc_to_tcp_sock},
     },
     macros::stream_verdict,
@@ -34,9 +34,10 @@ use proxy_common::{Direction, fault, mover, request, sizes};
 use crate::{
     log::log,
     maps::{
-        DIRECTIONS, EVENTS, FLOWS, LOST_EVENTS, OFFSET_COPIED_SEQ, OFFSET_SNDBUF,
-        OFFSET_WMEM_QUEUED, OFFSET_WRITE_SEQ, REQUESTS, SOCKETS,
+        DIRECTIONS, EVENTS, FLOWS, LOST_EVENTS, OFFSET_SNDBUF, OFFSET_WMEM_QUEUED,
+        OFFSET_WRITE_SEQ, REQUESTS, SOCKETS,
     },
+    sock::{copied_seq, read_u32},
 };
 
 /// What `bpf_skb_adjust_room` pulls at most in one call (`sk_skb_adjust_room`: 0xfff).
@@ -78,7 +79,7 @@ fn try_verdict(ctx: &SkBuffContext) -> Option<u32> {
     let direction = DIRECTIONS.get_ptr_mut(slot)?;
     // SAFETY: the value lives as long as the map, and the socket's lock makes us its only writer.
     let direction = unsafe { &mut *direction };
-    let copied_seq = receiver_copied_seq(ctx)?;
+    let copied_seq = copied_seq(ctx)?;
 
     if direction.started == 0 {
         // User space may have read part of the first segment (the CONNECT head).
@@ -115,6 +116,7 @@ fn try_verdict(ctx: &SkBuffContext) -> Option<u32> {
         if resuming {
             direction.mover = mover::KERNEL;
             direction.answered = latest;
+            direction.flooded = 0;
             log!(
                 ctx,
                 "slot {}: taken over at {}, request {}",
@@ -130,11 +132,12 @@ fn try_verdict(ctx: &SkBuffContext) -> Option<u32> {
     }
 
     direction.passed += u64::from(len);
-    if seq.wrapping_sub(copied_seq) > sizes::UNREAD_MAX_BYTES && direction.fault == fault::NONE {
-        direction.fault = fault::FLOOD;
-        log!(ctx, "slot {}: given up, too much is unread", slot);
-        notify(slot);
+    let flooded = direction.next.wrapping_sub(copied_seq) > sizes::UNREAD_MAX_BYTES;
+    if flooded && direction.flooded == 0 {
+        direction.floods = direction.floods.saturating_add(1);
+        log!(ctx, "slot {}: the brake is on", slot);
     }
+    direction.flooded = u8::from(flooded);
     if !resuming {
         direction.mover = mover::USER;
         direction.paused += 1;
@@ -226,22 +229,6 @@ fn fits(direction: &mut Direction, space: &SendSpace, len: u32, resuming: bool) 
     u64::from(space.queued) + need <= u64::from(space.limit)
 }
 
-/// `copied_seq` of the socket that received the segment: the first byte nobody has taken.
-#[inline(always)]
-fn receiver_copied_seq(ctx: &SkBuffContext) -> Option<u32> {
-    // SAFETY: a context field; the verifier demands the null check below.
-    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
-    if sk.is_null() {
-        return None;
-    }
-    // SAFETY: `sk` is a socket, not null.
-    let tcp = unsafe { bpf_skc_to_tcp_sock(sk.cast()) };
-    if tcp.is_null() {
-        return None;
-    }
-    read_u32(tcp.cast(), &OFFSET_COPIED_SEQ)
-}
-
 /// Reads the peer's send buffer state; `None` if the peer has left the map.
 #[inline(always)]
 fn send_space(peer: &mut u64) -> Option<SendSpace> {
@@ -270,18 +257,6 @@ fn read_send_space(tcp: *const u8) -> Option<SendSpace> {
         queued: read_u32(tcp, &OFFSET_WMEM_QUEUED)?,
         limit: read_u32(tcp, &OFFSET_SNDBUF)?,
     })
-}
-
-/// Reads a 32-bit field of a `struct tcp_sock`, whose prefix is a `struct sock`.
-#[inline(always)]
-fn read_u32(tcp: *const u8, offset: &Global<u32>) -> Option<u32> {
-    #[expect(
-        clippy::cast_ptr_alignment,
-        reason = "the field is a u32 of the kernel's"
-    )]
-    let field = tcp.wrapping_add(offset.load() as usize).cast::<u32>();
-    // SAFETY: the helper checks the address itself.
-    unsafe { bpf_probe_read_kernel(field) }.ok()
 }
 
 /// User space's latest request for this direction.

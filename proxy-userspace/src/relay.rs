@@ -204,6 +204,8 @@ pub struct Spliced {
     pub pauses: u64,
     /// Segments that overlapped bytes already passed on, as retransmissions do, and were trimmed.
     pub trimmed: u64,
+    /// How often so much waited behind the other direction that a sender had to be held back by losses.
+    pub floods: u64,
 }
 
 /// The engines of this process; `copy` is always there.

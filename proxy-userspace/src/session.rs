@@ -344,6 +344,7 @@ impl Session {
             spliced = outcome.spliced.bytes,
             pauses = outcome.spliced.pauses,
             trimmed = outcome.spliced.trimmed,
+            floods = outcome.spliced.floods,
             ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             end = %outcome.ending,
             detail,

@@ -27,6 +27,8 @@ pub struct TunnelRecord {
     pub pauses: u64,
     /// Segments that overlapped bytes already passed on, and were trimmed.
     pub trimmed: u64,
+    /// How often a sender was held back by losses, since too much waited behind the other direction.
+    pub floods: u64,
     /// How the tunnel ended.
     pub end: String,
 }
@@ -51,6 +53,7 @@ impl TunnelRecord {
             spliced: fields.remove("spliced")?.parse().ok()?,
             pauses: fields.remove("pauses")?.parse().ok()?,
             trimmed: fields.remove("trimmed")?.parse().ok()?,
+            floods: fields.remove("floods")?.parse().ok()?,
             end: fields.remove("end")?,
         })
     }
@@ -79,7 +82,7 @@ mod tests {
     fn reads_a_record_with_a_quoted_field() {
         let line = "2026-01-01T00:00:00Z  INFO tunnel ended id=7 client=10.77.1.1:4567 target=origin.test:443 \
                     upstream=10.77.2.1:443 engine=copy declined=\"sockmap: peer has sent FIN\" up=702 down=87594 \
-                    spliced=0 pauses=0 trimmed=0 ms=92 end=closed";
+                    spliced=0 pauses=0 trimmed=0 floods=0 ms=92 end=closed";
         let record = TunnelRecord::parse(line).unwrap();
         assert_eq!(record.client, "10.77.1.1:4567".parse().unwrap());
         assert_eq!(

@@ -3,9 +3,9 @@
 //! `cargo xtask soak` goes on with the ordeals for as long as one likes.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read as _, Write as _},
-    net::Shutdown,
+    net::{Shutdown, TcpStream},
     process::Command,
     thread,
     time::Duration,
@@ -23,7 +23,8 @@ use proxy_tests::{
     require_sockmap_or_skip, require_tun_or_skip,
 };
 use rustix::{
-    net::{SendFlags, send},
+    fs::{MemfdFlags, memfd_create, sendfile},
+    net::{RecvFlags, SendFlags, recv, send},
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
 };
 
@@ -206,6 +207,65 @@ fn segments_of_any_size_are_joined(scene: &Scene) {
 }
 
 for_every_engine!(segments_of_any_size_are_joined);
+
+/// Sends this file `times`, without copying it.
+fn send_again_and_again(stream: &TcpStream, file: &File, times: usize) {
+    let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
+    for _ in 0..times {
+        let mut offset = 0;
+        let mut left = len;
+        while left > 0 {
+            left -= sendfile(stream, file, Some(&mut offset), left).unwrap();
+        }
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Takes what is this block again and again; how many bytes it was. It looks at one read of 16 and discards
+/// the others, which is faster.
+fn receive_again_and_again(stream: &TcpStream, block: &[u8]) -> usize {
+    let mut buffer = vec![0; block.len()];
+    let mut total = 0;
+    for number in 0_u32.. {
+        let due = &block[total % block.len()..];
+        let flags = match number % 16 {
+            0 => RecvFlags::empty(),
+            _ => RecvFlags::TRUNC,
+        };
+        let (_, len) = recv(stream, &mut buffer[..due.len()], flags).unwrap();
+        if len == 0 {
+            break;
+        }
+        if flags.is_empty() {
+            assert!(buffer[..len] == due[..len], "after byte {total}");
+        }
+        total += len;
+    }
+    total
+}
+
+/// Both ends send and receive as fast as the machine lets them, so that the kernel's backlog workers
+/// have to wait for a processor while megabytes arrive.
+fn both_ways_at_full_speed_nothing_breaks(scene: &Scene) {
+    const TIMES: usize = 48;
+    let block = Payload::new(9).bytes(1 << 20);
+    let mut file = File::from(memfd_create("block", MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(&block).unwrap();
+    let (block, file) = (block.as_slice(), &file);
+    for _ in 0..40 {
+        let tunnel = scene.tunnel();
+        thread::scope(|scope| {
+            for end in [&tunnel.client, &tunnel.origin] {
+                scope.spawn(move || send_again_and_again(end, file, TIMES));
+                scope.spawn(move || {
+                    assert_eq!(receive_again_and_again(end, block), TIMES << 20);
+                });
+            }
+        });
+    }
+}
+
+for_every_engine!(both_ways_at_full_speed_nothing_breaks);
 
 /// A byte and a FIN in one segment, both ways; 10 000 times over all engines and IP versions.
 fn a_last_byte_with_its_fin_arrives(scene: &Scene) {

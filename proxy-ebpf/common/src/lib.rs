@@ -9,8 +9,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// Name of the verdict program, which is also its function's name.
-pub const PROGRAM: &str = "underpass_verdict";
+/// Names of the programs, which are also their functions' names.
+pub mod programs {
+    /// The stream verdict of [`maps::SOCKETS`](crate::maps::SOCKETS).
+    pub const VERDICT: &str = "underpass_verdict";
+    /// The filter of every spliced socket.
+    pub const BRAKE: &str = "underpass_brake";
+}
 
 /// Names of the maps in the object file.
 pub mod maps {
@@ -50,8 +55,8 @@ pub mod sizes {
     pub const EVENTS_BYTES: usize = 2 * 1024 * 1024;
     /// What user space lets a spliced socket hold that nobody has read, in bytes of memory.
     pub const RECEIVE_BUFFER_BYTES: usize = 6 * 1024 * 1024;
-    /// Unread bytes beyond which a direction is given up ([`fault::FLOOD`](crate::fault::FLOOD)): more
-    /// than a receive buffer can hold, whatever the overhead of its segments.
+    /// Unread bytes beyond which a direction accepts no more: more than a receive buffer can hold,
+    /// whatever the overhead of its segments, so that this is a limit only where nobody is charged.
     pub const UNREAD_MAX_BYTES: u32 = 12 * 1024 * 1024;
 
     const _: () = assert!(UNREAD_MAX_BYTES as usize >= 2 * RECEIVE_BUFFER_BYTES);
@@ -108,9 +113,6 @@ pub mod fault {
     pub const TRIM: u32 = 1;
     /// A segment began beyond the expected byte.
     pub const GAP: u32 = 2;
-    /// More bytes are unread than the receive buffer can hold: they wait behind the other
-    /// direction's backlog, where nobody is charged for them.
-    pub const FLOOD: u32 = 3;
 }
 
 /// The state of one direction of a tunnel. Zeroed by user space before the flow starts, written by
@@ -129,7 +131,12 @@ pub struct Direction {
     /// Sequence number of the next byte, valid once `started`.
     pub next: u32,
     /// 1 once the first segment was seen.
-    pub started: u32,
+    pub started: u8,
+    /// 1 if more than [`sizes::UNREAD_MAX_BYTES`] were unread when a segment was last left to user
+    /// space: the brake looks whether they still are.
+    pub flooded: u8,
+    /// How often they came to be so many.
+    pub floods: u16,
     /// The peer's `write_seq` when the program last took over.
     pub base: u32,
     /// Bytes redirected since then, modulo 2^32.

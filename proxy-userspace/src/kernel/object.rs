@@ -9,9 +9,9 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash},
-    programs::{ProgramError, SkSkb},
+    programs::{Program, ProgramError, ProgramFd, SkSkb, SocketFilter},
 };
-use proxy_common::{Direction, Flow, PROGRAM, globals, maps, request, sizes};
+use proxy_common::{Direction, Flow, globals, maps, programs, request, sizes};
 use rustix::thread::{CapabilitySet, capabilities};
 use thiserror::Error;
 
@@ -19,6 +19,7 @@ use super::{
     btf::{self, Btf, BtfError},
     version::SOUND_KERNELS,
 };
+use crate::net::sockopt;
 
 /// The object, built from `proxy-ebpf` and checked in.
 #[cfg(not(feature = "program-log"))]
@@ -194,15 +195,16 @@ impl Object {
 
         let sockets: SockHash<_, u64> = take(&mut ebpf, maps::SOCKETS)?;
         let target = sockets.fd().try_clone().map_err(|error| classify(&error))?;
-        let program: &mut SkSkb = ebpf
-            .program_mut(PROGRAM)
-            .ok_or_else(|| LoadError::Refused(format!("the object has no program {PROGRAM}")))?
-            .try_into()?;
-        program.load()?;
-        program.attach(&target)?;
+        let verdict: &mut SkSkb = program(&mut ebpf, programs::VERDICT)?;
+        verdict.load()?;
+        verdict.attach(&target)?;
+        let brake: &mut SocketFilter = program(&mut ebpf, programs::BRAKE)?;
+        brake.load()?;
+        let brake = brake.fd()?.try_clone().map_err(|error| classify(&error))?;
 
         Ok(Self {
             tables: Tables {
+                brake,
                 sockets: Mutex::new(sockets),
                 flows: Mutex::new(take(&mut ebpf, maps::FLOWS)?),
                 directions: Mutex::new(take(&mut ebpf, maps::DIRECTIONS)?),
@@ -224,6 +226,17 @@ impl Object {
     }
 }
 
+/// A program of the object as the type its name promises.
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, LoadError>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| LoadError::Refused(format!("the object has no program {name}")))?;
+    Ok(program.try_into()?)
+}
+
 /// Takes a map out of the object as the type its name promises.
 fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, LoadError>
 where
@@ -235,8 +248,9 @@ where
     Ok(T::try_from(map)?)
 }
 
-/// The maps, usable from any task. Every operation is one system call.
+/// The maps and the filter of every socket, usable from any task. Every operation is one system call.
 pub struct Tables {
+    brake: ProgramFd,
     sockets: Mutex<SockHash<MapData, u64>>,
     flows: Mutex<HashMap<MapData, u64, FlowWords>>,
     directions: Mutex<Array<MapData, DirectionWords>>,
@@ -275,6 +289,16 @@ impl Tables {
     pub fn remove_flow(&self, cookie: u64) {
         // Absent is as good.
         let _ = lock(&self.flows).remove(&cookie);
+    }
+
+    /// Puts a socket under the filter that holds its sender back. It accepts everything while the socket
+    /// has no flow, so it may stay.
+    ///
+    /// # Errors
+    /// `EPERM`: the socket's filter is locked. `ENOMEM`: `net.core.optmem_max` is used up
+    /// (`sk_filter_charge`).
+    pub fn put_brake(&self, socket: impl AsFd) -> io::Result<()> {
+        sockopt::attach_filter(socket, &self.brake)
     }
 
     /// Puts a socket under the verdict program.

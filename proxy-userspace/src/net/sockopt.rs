@@ -161,6 +161,13 @@ fn set_int(
     Ok(())
 }
 
+/// Makes a BPF program of the type `socket` the filter of what the socket receives, in place of any
+/// other.
+pub fn attach_filter(socket: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    let program = program.as_fd().as_raw_fd();
+    set_int(socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, program)
+}
+
 /// Lets the socket take bytes as long as its send buffer has room (`tcp_stream_memory_free`), also
 /// where `net.ipv4.tcp_notsent_lowat` would stop it earlier.
 ///

@@ -167,18 +167,23 @@ impl Sockmap {
             return Err(Declined { pair, reason });
         };
         let [client_cookie, upstream_cookie] = cookies;
+        let tables = lease.tables();
+        let braked = tables
+            .put_brake(&pair.client.stream)
+            .and_then(|()| tables.put_brake(&pair.upstream.stream));
+        if let Err(error) = braked {
+            let reason = format!("a socket takes no filter: {error}");
+            return Err(Declined { pair, reason });
+        }
         // The upstream first: a server that has said all it has to say is the likelier refusal.
-        let inserted = lease.publish().and_then(|()| {
-            lease
-                .tables()
-                .insert_socket(upstream_cookie, &pair.upstream.stream)
-        });
+        let inserted = lease
+            .publish()
+            .and_then(|()| tables.insert_socket(upstream_cookie, &pair.upstream.stream));
         if let Err(error) = inserted {
             let reason = describe("upstream", &error);
             return Err(Declined { pair, reason });
         }
-        let degraded = lease
-            .tables()
+        let degraded = tables
             .insert_socket(client_cookie, &pair.client.stream)
             .err()
             .map(|error| describe("client", &error));

@@ -313,7 +313,6 @@ impl Direction {
         match state.fault {
             fault::NONE => Ok(state),
             fault::TRIM => Err(self.integrity("an overlapping segment could not be trimmed")),
-            fault::FLOOD => Err(self.integrity("too many bytes wait behind the other direction")),
             _ => Err(self.integrity("bytes are missing from the stream")),
         }
     }

@@ -310,6 +310,7 @@ impl<'a> Tunnel<'a> {
             spliced.bytes += state.redirected;
             spliced.pauses += u64::from(state.paused);
             spliced.trimmed += u64::from(state.trimmed);
+            spliced.floods += u64::from(state.floods);
         }
         spliced
     }
