@@ -140,8 +140,11 @@ fn main() -> ExitCode {
     let start = Instant::now();
     for round in 1..=rounds {
         for scenario in &scenarios {
-            for subject in &subjects {
+            for subject in &mut subjects {
                 let outcome = scenario.measure(subject, &lab, &origin, options.seconds);
+                if let Err(wrong) = subject.calm_down() {
+                    eprintln!("{} cannot be started again: {wrong}", subject.name());
+                }
                 let said = match &outcome {
                     Ok(sample) => sample.to_string(),
                     Err(wrong) => format!("failed: {wrong}"),

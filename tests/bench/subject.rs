@@ -15,11 +15,11 @@ use proxy_tests::{
     tools,
 };
 use rustix::{
-    process::Pid,
+    process::{Pid, Signal, kill_process},
     thread::{CpuSet, sched_setaffinity},
 };
 
-use crate::ends::ORIGIN;
+use crate::{ends::ORIGIN, usage::processor_ticks};
 
 /// Its name.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
@@ -107,32 +107,42 @@ impl Kind {
 pub(crate) struct Subject<'lab> {
     pub(crate) kind: Kind,
     lab: &'lab Lab,
-    /// The first of its processes.
-    pid: Option<i32>,
     process: Process,
 }
 
 enum Process {
     None,
-    Ours { _daemon: Daemon },
+    Ours(Daemon),
     Peer(Child),
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         if let Self::Peer(child) = self {
-            // Whoever has children ends them when it is asked to end.
-            let pid = Pid::from_child(child);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            let deadline = Instant::now() + Duration::from_secs(5);
-            while child.try_wait().is_ok_and(|ended| ended.is_none()) {
-                if Instant::now() > deadline {
-                    let _ = child.kill();
-                }
-                thread::sleep(Duration::from_millis(20));
+            // With those of its children that no longer listen to it.
+            for pid in family(child.id()).into_iter().filter_map(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
             }
+            let _ = child.wait();
         }
     }
+}
+
+/// A process and its descendants.
+fn family(pid: u32) -> Vec<i32> {
+    let mut family: Vec<_> = i32::try_from(pid).into_iter().collect();
+    let mut place = 0;
+    while let Some(pid) = family.get(place).copied() {
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        family.extend(
+            children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok()),
+        );
+        place += 1;
+    }
+    family
 }
 
 impl<'lab> Subject<'lab> {
@@ -148,9 +158,7 @@ impl<'lab> Subject<'lab> {
                     .option("--allow-port", "9443")
                     .option("--access-log", "/dev/null")
                     .option("--engine", kind.name());
-                Process::Ours {
-                    _daemon: setup.start(),
-                }
+                Process::Ours(setup.start())
             }
             Some((program, package, version)) => {
                 if tools::missing(program, &[version]).is_some() {
@@ -159,17 +167,7 @@ impl<'lab> Subject<'lab> {
                 Process::Peer(peer(kind, lab)?)
             }
         };
-        let pid = match &process {
-            Process::None => None,
-            Process::Ours { _daemon: daemon } => Some(daemon.pid()),
-            Process::Peer(child) => Some(child.id()),
-        };
-        let subject = Self {
-            kind,
-            lab,
-            pid: pid.and_then(|pid| i32::try_from(pid).ok()),
-            process,
-        };
+        let subject = Self { kind, lab, process };
         subject.await_port()?;
         Ok(subject)
     }
@@ -219,19 +217,27 @@ impl<'lab> Subject<'lab> {
 
     /// Its process and the children of that.
     pub(crate) fn processes(&self) -> Vec<i32> {
-        let mut family: Vec<_> = self.pid.into_iter().collect();
-        let mut place = 0;
-        while let Some(pid) = family.get(place).copied() {
-            let children = format!("/proc/{pid}/task/{pid}/children");
-            let children = std::fs::read_to_string(children).unwrap_or_default();
-            family.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|pid| pid.parse::<i32>().ok()),
-            );
-            place += 1;
+        match &self.process {
+            Process::None => Vec::new(),
+            Process::Ours(daemon) => family(daemon.pid()),
+            Process::Peer(child) => family(child.id()),
         }
-        family
+    }
+
+    /// Waits until it has ended what the last measurement cut off. Who is busy with that for seconds, as
+    /// Apache can be, is replaced, so that it does not disturb what comes next.
+    pub(crate) fn calm_down(&mut self) -> Result<(), String> {
+        for _ in 0..10 {
+            let before = processor_ticks(&self.processes());
+            thread::sleep(Duration::from_millis(50));
+            if processor_ticks(&self.processes()) <= before + 1 {
+                return Ok(());
+            }
+        }
+        // The old one first, for the port.
+        self.process = Process::None;
+        *self = Self::start(self.kind, self.lab)?;
+        Ok(())
     }
 
     /// Keeps all its threads on these processors.
@@ -341,6 +347,8 @@ fn peer(kind: Kind, lab: &Lab) -> Result<Child, String> {
 /// It wants a tree of its own, which it makes itself.
 fn traffic_server(lab: &Lab, port: u16, scratch: &Path) -> Result<Command, String> {
     let root = scratch.join("trafficserver");
+    // From a run before, with its locks and caches.
+    let _ = std::fs::remove_dir_all(&root);
     let made = Command::new("traffic_layout")
         .arg("init")
         .arg("--copy-style=soft")

@@ -21,6 +21,20 @@ fn busy(stat: &str) -> f64 {
     busy / 100.0
 }
 
+/// Processor time of these processes so far, in hundredths of a second.
+pub(crate) fn processor_ticks(pids: &[i32]) -> u64 {
+    let of_one = |pid| ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default());
+    pids.iter().map(of_one).sum()
+}
+
+fn ticks(stat: &str) -> u64 {
+    // Behind the name, which may have anything in it.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    // From the third on; utime and stime are the 14th and 15th.
+    let used = fields.split_whitespace().skip(11).take(2);
+    used.filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
 /// Bytes of the kernel's own that are in use: slabs, and pages of sockets' queues are not counted.
 pub(crate) fn slab_bytes() -> f64 {
     field(&fs::read_to_string("/proc/meminfo").unwrap(), "Slab:")
@@ -50,6 +64,12 @@ mod tests {
     fn idle_time_is_not_used() {
         let stat = "cpu  100 20 300 4000 500 60 70 8 0 0\ncpu0 1 2 3\n";
         assert!((busy(stat) - 5.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn time_is_found_behind_a_name_with_spaces() {
+        let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 1 2 3 4 30 12 5 6 20 0 1 0 99";
+        assert_eq!(ticks(stat), 42);
     }
 
     #[test]
