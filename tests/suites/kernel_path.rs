@@ -367,6 +367,39 @@ fn doctor_finds_every_engine_here() {
     }
 }
 
+/// The table of KERNELS.md, as the series and what it says of the kernel engine.
+fn promised_kernels() -> Vec<(&'static str, &'static str)> {
+    let rows = include_str!("../../KERNELS.md").lines().filter_map(|line| {
+        let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+        let (series, sockmap) = (cells.next()?, cells.next()?);
+        series
+            .starts_with(char::is_numeric)
+            .then_some((series, sockmap))
+    });
+    rows.collect()
+}
+
+#[test]
+fn doctor_says_of_this_kernel_what_is_promised() {
+    require_root_or_skip!();
+    let promised = promised_kernels();
+    assert!(promised.len() > 2, "{promised:?}");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let of_this = |series: &str| {
+        let rest = release.strip_prefix(series);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    let Some((series, sockmap)) = promised.iter().find(|(series, _)| of_this(series)) else {
+        return;
+    };
+    let output = run_to_end(Command::new(binary()).arg("doctor"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains(&format!("sockmap  {sockmap}")),
+        "promised for {series}: {sockmap}\n{text}"
+    );
+}
+
 /// Gives up every privilege before it runs the rest.
 const UNPRIVILEGED: [&str; 7] = [
     "setpriv",

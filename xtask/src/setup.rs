@@ -47,17 +47,21 @@ const INSTALL: &str = include_str!("setup/install.sh");
 
 /// Programs that the end-to-end suites run, as a command that succeeds when they are here, and the
 /// Debian package of each.
-const PROGRAMS: [(&str, &[&str], &str); 10] = [
+const PROGRAMS: [(&str, &[&str], &str); 14] = [
+    ("busybox", &["true"], "busybox-static"),
+    ("cpio", &["--version"], "cpio"),
     ("curl", &["--version"], "curl"),
     ("git", &["--version"], "git"),
     ("ip", &["-Version"], "iproute2"),
     ("openssl", &["version"], "openssl"),
     ("python3", &["--version"], "python3"),
     ("python3", &["-c", "import requests"], "python3-requests"),
+    ("qemu-system-x86_64", &["--version"], "qemu-system-x86"),
     ("setpriv", &["--version"], "util-linux"),
     ("squid", &["-v"], "squid"),
     ("strace", &["--version"], "strace"),
     ("wget", &["--version"], "wget"),
+    ("xz", &["--version"], "xz-utils"),
 ];
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 

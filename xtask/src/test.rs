@@ -43,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
     /// How many end-to-end tests run at a time
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 4)]
     test_threads: usize,
     /// Passed on to the end-to-end test binary, for instance --nocapture
     #[arg(last = true, value_name = "ARGS")]
@@ -72,6 +72,8 @@ enum Part {
     ProgramLog,
     /// The suites in network namespaces, as root
     E2e,
+    /// A part of them on other kernels, in emulated machines
+    Kernels,
     /// The demo
     Demo,
 }
@@ -107,7 +109,7 @@ impl Args {
         match part {
             Part::Lint if self.skip_lint => Some("--skip-lint was given"),
             Part::Unit | Part::Rig | Part::E2e => None,
-            Part::Lint | Part::Object | Part::ProgramLog | Part::Demo => {
+            Part::Lint | Part::Object | Part::ProgramLog | Part::Kernels | Part::Demo => {
                 self.filter.is_some().then_some("a filter was given")
             }
         }
@@ -123,6 +125,7 @@ impl Part {
             Self::Object => "BPF object",
             Self::ProgramLog => "BPF program that logs",
             Self::E2e => "e2e suites",
+            Self::Kernels => "other kernels",
             Self::Demo => "demo",
         }
     }
@@ -141,6 +144,7 @@ impl Part {
             Self::Object => ebpf::verify(report),
             Self::ProgramLog => ebpf::check_logging(report),
             Self::E2e => e2e(args, ci, report),
+            Self::Kernels => vm::run_briefly(report),
             Self::Demo => demo(ci, report),
         }
     }

@@ -17,13 +17,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{artifact, cmd, repo, report::Report, test::SUITES, tools};
 
+/// Debian 12's: its own and the one that it has backported.
+const KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+/// Seconds in which the whole of the suites ends, on a machine that is not slow.
+const PATIENCE: u32 = 3600;
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Release series of the kernels
-    #[arg(default_values = ["6.1", "6.12"])]
+    #[arg(default_values = KERNELS)]
     kernels: Vec<String>,
     /// Seconds until a machine is given up
-    #[arg(long, value_name = "N", default_value_t = 1800)]
+    #[arg(long, value_name = "N", default_value_t = PATIENCE)]
     patience: u32,
     /// Passed on to the end-to-end test binary; without any, everything but bulk and timing
     #[arg(last = true, value_name = "ARGS")]
@@ -61,16 +67,47 @@ const DEFAULT_ARGS: [&str; 7] = [
     "deployed_configurations",
 ];
 
+/// What continuous integration has the time for: what can depend on the kernel, once.
+const BRIEF_ARGS: [&str; 13] = [
+    "--include-ignored",
+    "--skip",
+    "kernel_path::the_kernel",
+    "netem::",
+    "stress::bad_cables",
+    "doctor_says_of_this_kernel",
+    "auto_moves_a_tunnel",
+    "segments_that_overlap",
+    "the_origin_may_speak_first",
+    "a_half_closing_client",
+    "single_bytes_go_back_and_forth",
+    "an_origin_that_dies",
+    "a_slow_receiver_of_the_last_bytes",
+];
+
 /// How the init script reports the suites' exit code.
 const EXIT_MARK: &str = "== exit ";
 
+/// Programs that are missing here, as Debian packages.
+fn missing_packages() -> Vec<&'static str> {
+    let missing = PROGRAMS
+        .iter()
+        .filter(|(program, _)| tools::find(program).is_none());
+    missing.map(|(_, package)| *package).collect()
+}
+
+/// Boots each kernel, for the part of the suites that continuous integration runs.
+pub(crate) fn run_briefly(report: &mut Report) {
+    let args = Args {
+        kernels: KERNELS.map(str::to_owned).into(),
+        patience: PATIENCE,
+        passed_on: BRIEF_ARGS.map(str::to_owned).into(),
+    };
+    run(&args, report);
+}
+
 /// Boots each kernel and runs the suites in it.
 pub(crate) fn run(args: &Args, report: &mut Report) {
-    let missing: Vec<_> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| tools::find(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
+    let missing = missing_packages();
     for series in &args.kernels {
         let name = format!("e2e suites on Linux {series}");
         if missing.is_empty() {
