@@ -246,9 +246,9 @@ mod tests {
 
     #[test]
     fn everything_runs_unless_less_is_asked_for() {
-        use Part::{Demo, E2e, Lint, Object, ProgramLog, Rig, Unit};
+        use Part::{Demo, E2e, Kernels, Lint, Object, ProgramLog, Rig, Unit};
         assert_eq!(parts(""), Part::value_variants());
-        let but_lint = [Unit, Rig, Object, ProgramLog, E2e, Demo];
+        let but_lint = [Unit, Rig, Object, ProgramLog, E2e, Kernels, Demo];
         assert_eq!(parts("--skip-lint"), but_lint);
         assert_eq!(parts("half_close"), [Unit, Rig, E2e]);
         assert_eq!(parts("--only e2e half_close -- --nocapture"), [E2e]);
