@@ -177,6 +177,11 @@ pub fn fill_whole_send_buffer(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_notsent_lowat(u32::MAX)
 }
 
+/// Sends what `MSG_MORE` has held back (`__tcp_sock_set_nodelay`), on a socket that does not delay anyway.
+pub fn push(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).set_tcp_nodelay(true)
+}
+
 /// Makes the kernel offer everything in the receive queue to the socket's data-ready handler again
 /// (`tcp_set_rcvlowat` calls `tcp_data_ready` under the socket's lock): for a spliced socket, to
 /// the verdict program. Sets the low-water mark to its default of one byte.

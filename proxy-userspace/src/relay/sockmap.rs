@@ -168,11 +168,12 @@ impl Sockmap {
         };
         let [client_cookie, upstream_cookie] = cookies;
         let tables = lease.tables();
-        let braked = tables
-            .put_brake(&pair.client.stream)
-            .and_then(|()| tables.put_brake(&pair.upstream.stream));
-        if let Err(error) = braked {
-            let reason = format!("a socket takes no filter: {error}");
+        if let Err(error) = tables.put_brake(&pair.client.stream) {
+            let reason = describe("client", &error);
+            return Err(Declined { pair, reason });
+        }
+        if let Err(error) = tables.put_brake(&pair.upstream.stream) {
+            let reason = describe("upstream", &error);
             return Err(Declined { pair, reason });
         }
         // The upstream first: a server that has said all it has to say is the likelier refusal.
@@ -280,7 +281,7 @@ fn cookies(pair: &Pair) -> io::Result<[u64; 2]> {
     ])
 }
 
-/// A refusal of the map in words (`sock_map_update_elem_sys`).
+/// A refusal of the map or of the filter in words (`sock_map_update_elem_sys`, `mptcp_setsockopt`).
 fn describe(side: &str, error: &io::Error) -> String {
     let why = match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "not an established plain TCP connection (closing, or MPTCP)",

@@ -18,17 +18,19 @@
 //! Peeking hands a busy direction over while little is waiting, above all a new tunnel whose server
 //! speaks first: reading would open the window, and more would have come by the time the bytes are
 //! written. Peeked bytes keep the window shut until they are with the target; then they are read
-//! off, and the next segment finds the way clear.
+//! off, and the next segment finds the way clear. Until then the target is told that more is coming
+//! (`MSG_MORE`), so that the last of them does not leave: what it would be answered with could be
+//! back before a process that was preempted has come to ask.
 
 use std::{
     cmp::Ordering,
-    io::{self, ErrorKind, Write as _},
+    io::{self, ErrorKind},
     net::{Shutdown, TcpStream},
     ops::Range,
 };
 
 use proxy_common::{Direction as KernelState, fault, mover};
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::ledger::{Landed, Ledger};
 use crate::{
@@ -168,7 +170,7 @@ impl Direction {
                 continue;
             }
             if self.peeked > 0 {
-                if !self.hand_over(tables, &state, ends.source)? {
+                if !self.hand_over(tables, &state, ends)? {
                     return Ok(Need::Soon);
                 }
                 continue;
@@ -246,7 +248,7 @@ impl Direction {
         &mut self,
         tables: &Tables,
         state: &KernelState,
-        source: &TcpStream,
+        ends: &Ends<'_>,
     ) -> Result<bool, Ending> {
         let alone = self.ledger.unread(state.passed) == self.peeked as u64;
         if alone {
@@ -258,7 +260,7 @@ impl Direction {
         }
         while self.peeked > 0 {
             let scrap = self.buffer.get_mut(..self.peeked).unwrap_or_default();
-            match receive(source, scrap, RecvFlags::empty()) {
+            match receive(ends.source, scrap, RecvFlags::empty()) {
                 Ok(0) => return Err(self.integrity("peeked bytes vanished")),
                 Ok(n) => {
                     self.peeked = self.peeked.saturating_sub(n);
@@ -269,8 +271,10 @@ impl Direction {
             }
         }
         if alone {
-            self.kick(source)?;
+            self.kick(ends.source)?;
         }
+        // What was held back may go.
+        sockopt::push(ends.target).map_err(|error| ending_of(self.to(), &error))?;
         Ok(true)
     }
 
@@ -372,7 +376,9 @@ impl Direction {
     /// Writes held bytes: how many, or none if the target is full.
     fn write(&mut self, target: &TcpStream) -> Result<Option<usize>, Ending> {
         let unwritten = self.buffer.get(self.held.clone()).unwrap_or_default();
-        match retry(|| (&mut &*target).write(unwritten)) {
+        let mut flags = SendFlags::NOSIGNAL;
+        flags.set(SendFlags::MORE, self.peeked > 0);
+        match retry(|| Ok(send(target, unwritten, flags)?)) {
             Ok(n) => {
                 self.held.start += n;
                 self.ledger.note_written(n);
