@@ -14,7 +14,12 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::{netns::Netns, payload::Random, segment::Segment, tun};
+use crate::{
+    netns::Netns,
+    payload::Random,
+    segment::{self, Segment},
+    tun,
+};
 
 /// What happens to packets, each in so many of 1000.
 #[derive(Clone, Copy, Debug, Default)]
@@ -130,7 +135,8 @@ impl Way {
     }
 
     fn pass(&mut self, packet: &[u8]) {
-        if self.chance(self.weather.loss) {
+        // A reset is sent once: who misses it would have to wait for a keepalive.
+        if self.chance(self.weather.loss) && !segment::is_reset(packet) {
             self.mishaps.lost.fetch_add(1, Relaxed);
             return;
         }

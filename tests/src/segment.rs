@@ -13,14 +13,26 @@ pub struct Segment {
 /// TCP's protocol number.
 const TCP: u8 = 6;
 
+/// Where the TCP header begins, if it is a TCP packet.
+fn tcp_header(packet: &[u8]) -> Option<usize> {
+    match packet.first()? >> 4 {
+        4 if *packet.get(9)? == TCP => Some(usize::from(packet.first()? & 15) * 4),
+        6 if *packet.get(6)? == TCP => Some(40),
+        _ => None,
+    }
+}
+
+/// Whether a packet resets a connection.
+pub fn is_reset(packet: &[u8]) -> bool {
+    const RST: u8 = 4;
+    let flags = tcp_header(packet).and_then(|tcp| packet.get(tcp + 13));
+    flags.is_some_and(|flags| flags & RST != 0)
+}
+
 impl Segment {
     /// Reads a packet; `None` if it is not TCP or has no payload.
     pub fn parse(packet: &[u8]) -> Option<Self> {
-        let ip = match packet.first()? >> 4 {
-            4 if *packet.get(9)? == TCP => usize::from(packet.first()? & 15) * 4,
-            6 if *packet.get(6)? == TCP => 40,
-            _ => return None,
-        };
+        let ip = tcp_header(packet)?;
         let tcp = usize::from(packet.get(ip + 12)? >> 4) * 4;
         let (head, payload) = packet.split_at_checked(ip + tcp)?;
         (!payload.is_empty()).then(|| Self {
@@ -154,6 +166,18 @@ mod tests {
         let len = 23_u16.to_be_bytes();
         let parts: [&[u8]; 4] = [&packet[12..20], &[0, TCP], &len, &packet[20..]];
         assert_eq!(checksum(&parts), 0);
+    }
+
+    #[test]
+    fn a_reset_is_known_by_its_flag() {
+        for version in [4, 6] {
+            let mut packet = packet(version, 1, b"");
+            assert!(!is_reset(&packet));
+            let ip = packet.len() - 20;
+            packet[ip + 13] = 0x14;
+            assert!(is_reset(&packet), "IPv{version}");
+        }
+        assert!(!is_reset(b""));
     }
 
     #[test]

@@ -326,19 +326,18 @@ fn single_bytes_go_back_and_forth(scene: &Scene) {
 /// Lost segments are sent again together with such as had arrived, whose acknowledgements were lost: one segment that
 /// overlaps what was passed on already.
 fn segments_that_overlap_are_delivered_once(scene: &Scene) {
+    let mut tunnels = 0;
     for direction in [Direction::Down, Direction::Up] {
-        overlap(scene, direction);
+        // The sender's timers decide whether it repeats bytes in a longer segment; a slow machine can be
+        // too late for them.
+        let overlapped = (0..5).any(|_| {
+            overlap(scene, direction);
+            tunnels += 1;
+            let records = scene.daemon().wait_tunnel_records(tunnels);
+            !scene.is_spliced() || records.last().is_some_and(|record| record.trimmed > 0)
+        });
+        assert!(overlapped, "{direction:?}: no overlap was trimmed");
     }
-    let trimmed = scene
-        .daemon()
-        .wait_tunnel_records(2)
-        .iter()
-        .map(|record| record.trimmed)
-        .collect::<Vec<_>>();
-    assert!(
-        !scene.is_spliced() || trimmed.iter().all(|count| *count > 0),
-        "no overlap was trimmed: {trimmed:?}"
-    );
 }
 
 fn overlap(scene: &Scene, direction: Direction) {

@@ -232,6 +232,10 @@ impl Scene {
         self.family
     }
 
+    pub(crate) fn engine(&self) -> Engine {
+        self.engine
+    }
+
     /// Whether the kernel is to carry the bytes.
     pub(crate) fn is_spliced(&self) -> bool {
         self.engine == Engine::Sockmap

@@ -272,7 +272,8 @@ fn a_last_byte_with_its_fin_arrives(scene: &Scene) {
     // Some tunnels are over before the kernel has taken them.
     scene.may_decline(usize::MAX);
     let origin = scene.origin();
-    for number in 0..1250_u32 {
+    // Both ways and in both families: ten thousand for each engine.
+    for number in 0..2500_u32 {
         let tunnel = Tunnel {
             client: scene.counted(|| scene.client().tunnel(&origin.target())),
             origin: origin.accept(),
@@ -344,10 +345,19 @@ fn many_short_tunnels_leave_nothing_behind(scene: &Scene) {
     wave(500);
     settled(idle);
     let before = resident(pid);
-    wave(1500);
+    // Fifty thousand for each engine, in both families together.
+    wave(12_000);
     settled(idle);
     let after = resident(pid);
     assert!(after < before + 2000, "from {before} to {after} KB");
+    // There are fewer places in the kernel than there were tunnels, and one is free.
+    scene.tunnel().chat(20, 100);
+    let record = scene.daemon().wait_tunnel_records(25_001).pop().unwrap();
+    let expected = match scene.engine() {
+        Engine::Auto => Engine::Sockmap,
+        engine => engine,
+    };
+    assert_eq!(record.engine, expected.name());
 }
 
 for_every_engine!(many_short_tunnels_leave_nothing_behind);
