@@ -87,14 +87,6 @@ const BRIEF_ARGS: [&str; 13] = [
 /// How the init script reports the suites' exit code.
 const EXIT_MARK: &str = "== exit ";
 
-/// Programs that are missing here, as Debian packages.
-fn missing_packages() -> Vec<&'static str> {
-    let missing = PROGRAMS
-        .iter()
-        .filter(|(program, _)| tools::find(program).is_none());
-    missing.map(|(_, package)| *package).collect()
-}
-
 /// Boots each kernel, for the part of the suites that continuous integration runs.
 pub(crate) fn run_briefly(report: &mut Report) {
     let args = Args {
@@ -107,20 +99,48 @@ pub(crate) fn run_briefly(report: &mut Report) {
 
 /// Boots each kernel and runs the suites in it.
 pub(crate) fn run(args: &Args, report: &mut Report) {
-    let missing = missing_packages();
+    let missing: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| tools::find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
     for series in &args.kernels {
         let name = format!("e2e suites on Linux {series}");
-        if missing.is_empty() {
-            report.part(&name, || boot(series, args));
-        } else {
+        if !missing.is_empty() {
             let packages = missing.join(" ");
             report.skip(&name, format!("run `apt-get install {packages}`"));
+        } else if let Some(package) = newest_package(series) {
+            report.part(&name, || boot(&package, args));
+        } else {
+            report.skip(
+                &name,
+                format!(
+                    "no package of Debian's Linux {series}: run `apt-get update`, or add backports"
+                ),
+            );
         }
     }
 }
 
-fn boot(series: &str, args: &Args) -> Result<()> {
-    let kernel = Kernel::fetch(series)?;
+/// The newest kernel of the series that can be downloaded; other distributions have none.
+fn newest_package(series: &str) -> Option<String> {
+    let pattern = format!(
+        "^linux-image-{}[.].*-cloud-amd64$",
+        series.replace('.', "[.]")
+    );
+    let search = Command::new("apt-cache")
+        .args(["search", "--names-only", &pattern])
+        .output()
+        .ok()?;
+    let found = String::from_utf8_lossy(&search.stdout).into_owned();
+    let names = found
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    names.max_by_key(|name| numbers(name)).map(str::to_owned)
+}
+
+fn boot(package: &str, args: &Args) -> Result<()> {
+    let kernel = Kernel::fetch(package)?;
     let proxy = artifact::build(
         &["build", "--release", "--package", "underpass"],
         "underpass",
@@ -148,25 +168,10 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// Downloads the newest of the series, unless it is here, and unpacks it.
-    fn fetch(series: &str) -> Result<Self> {
+    /// Downloads the package, unless it is here, and unpacks it.
+    fn fetch(package: &str) -> Result<Self> {
         let directory = repo::target_dir().join("vm");
         fs::create_dir_all(&directory)?;
-        let pattern = format!(
-            "^linux-image-{}[.].*-cloud-amd64$",
-            series.replace('.', "[.]")
-        );
-        let search = Command::new("apt-cache")
-            .args(["search", "--names-only", &pattern])
-            .output()?;
-        let found = String::from_utf8_lossy(&search.stdout).into_owned();
-        let package = found
-            .lines()
-            .filter_map(|line| line.split_whitespace().next())
-            .max_by_key(|name| numbers(name))
-            .with_context(|| {
-                format!("no package of Linux {series}: run `apt-get update`, or add backports")
-            })?;
         let unpacked = directory.join(package);
         if !unpacked.exists() {
             let mut download = Command::new("apt-get");
