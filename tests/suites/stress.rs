@@ -267,12 +267,11 @@ fn both_ways_at_full_speed_nothing_breaks(scene: &Scene) {
 
 for_every_engine!(both_ways_at_full_speed_nothing_breaks);
 
-/// A byte and a FIN in one segment, both ways; 10 000 times over all engines and IP versions.
+/// A byte and a FIN in one segment, both ways; 10 000 times for each engine, both IP versions together.
 fn a_last_byte_with_its_fin_arrives(scene: &Scene) {
     // Some tunnels are over before the kernel has taken them.
     scene.may_decline(usize::MAX);
     let origin = scene.origin();
-    // Both ways and in both families: ten thousand for each engine.
     for number in 0..2500_u32 {
         let tunnel = Tunnel {
             client: scene.counted(|| scene.client().tunnel(&origin.target())),

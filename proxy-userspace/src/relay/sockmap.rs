@@ -5,9 +5,10 @@
 //! and whenever a receiver is too slow for its sender (`direction.rs`).
 //!
 //! # Insertion
-//! What is owed is written first, in full; then the flows are published, then the sockets inserted,
-//! each of them *paused*: the program leaves bytes alone until user space has read whatever had
-//! arrived, holds nothing, and asks. So nothing is overtaken, whoever speaks first.
+//! What is owed is written first, in full; then the sockets get the filter that bounds what may wait on
+//! them, then the flows are published, then the sockets inserted, each of them *paused*: the program
+//! leaves bytes alone until user space has read whatever had arrived, holds nothing, and asks. So
+//! nothing is overtaken, whoever speaks first.
 //!
 //! A socket never leaves the map alive: deleting it races with the verdict, which then drops
 //! segments. It leaves by being closed.
