@@ -14,92 +14,108 @@ use tokio::{
     net::TcpListener,
     select,
     signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
     task::block_in_place,
 };
 use tracing::{info, warn};
 
 use crate::{
     access_log::AccessLog,
-    config::Config,
-    limits::{DESCRIPTORS_PER_PIPE, LOG_FLUSH_TIMEOUT, MAX_TUNNELS, RESERVED_DESCRIPTORS},
-    net::listen::listen,
-    relay::{
-        rules::EngineRules,
-        selection::{EngineChoice, Room, Selection, select as select_engine},
+    config::{Config, DEFAULT_SQUID_LOG, Listener, Live, cli::Settings},
+    limits::{
+        DESCRIPTORS_PER_PIPE, LOG_FLUSH_TIMEOUT, MAX_PASSWORD_CHECKS, MAX_TUNNELS,
+        RESERVED_DESCRIPTORS,
     },
+    lines::Destination,
+    net::listen::listen,
+    policy::audit::audit,
+    registry::Registry,
+    relay::selection::{EngineChoice, Room, Selection, select as select_engine},
+    reload::Reloader,
     server::Server,
-    session::Shared,
+    session::{Current, Shared},
+    shaping::Buckets,
 };
 
 /// Runs the proxy until a signal ends it.
 ///
 /// # Errors
 /// Whatever keeps the proxy from starting, in words for the operator.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
     let cores = available_parallelism().map_or(1, NonZero::get);
-    let room = room(&config.engines, cores * config.listen.len());
+    let room = room(&config.live, cores * config.listen.len());
     let tunnels = room.tunnels;
     let listeners = config
         .listen
         .iter()
-        .map(|&address| open_listener(address, &config.listen, cores))
+        .map(|listener| open_listener(listener.address, &config.listen, cores))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let addresses = listeners
         .iter()
         .filter_map(|group| group.first().map(TcpListener::local_addr))
         .collect::<Result<Vec<_>, _>>()?;
-    let access_log = AccessLog::open(config.access_log.clone())
-        .with_context(|| format!("cannot open the access log {}", config.access_log))?;
+    let access_log = open_access_log(&config.access_log)?;
 
-    let selection = match select_engine(config.engines.choices(), room).await {
+    let selection = match select_engine(config.live.engine_choices(), room).await {
         Ok(selection) => selection,
         Err((engine, missing)) => {
             bail!("engine {engine} cannot be had: {missing}; or use --engine auto")
         }
     };
-    report_engines(&config.engines, &selection);
+    report_engines(&config.live, &selection);
     if tunnels < MAX_TUNNELS {
         info!("room for {tunnels} tunnels; a higher limit of open files (ulimit -n) makes more");
     } else {
         info!("room for {tunnels} tunnels");
     }
+    report_policy(&config, &addresses);
 
-    if config.local_clients_only && addresses.iter().any(|address| !address.ip().is_loopback()) {
-        warn!(
-            "only clients on loopback are allowed; --allow-client CIDR lets others use the proxy"
-        );
-    }
+    let names: Vec<Arc<str>> = config
+        .listen
+        .iter()
+        .map(|listener| listener.name.as_str().into())
+        .collect();
+    let mut reloader = Reloader::new(settings, &config);
     let server = Server::new(
         Shared {
-            policy: config.policy,
-            strictness: config.strictness,
+            current: Current::new(config.live),
             listeners: addresses.clone(),
-            head_timeout: config.head_timeout,
-            connect_timeout: config.connect_timeout,
-            limits: config.limits,
             relay: selection.relay,
-            engines: config.engines,
             access_log: access_log.clone(),
+            registry: Arc::new(Registry::default()),
+            buckets: Buckets::default(),
+            checks: Arc::new(Semaphore::new(MAX_PASSWORD_CHECKS.min(cores))),
         },
         tunnels,
     );
     let mut signals = Signals::new()?;
     let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
-    for (group, address) in listeners.into_iter().zip(addresses) {
+    for ((group, address), name) in listeners.into_iter().zip(addresses).zip(names) {
         for listener in group {
-            tokio::spawn(Arc::clone(&server).accept(listener));
+            tokio::spawn(Arc::clone(&server).accept(listener, Arc::clone(&name)));
         }
         info!("listening on {address}");
     }
     loop {
-        match signals.next().await {
+        let request = select! {
+            request = signals.next() => request,
+            () = reloader.changed() => {
+                reloader.reload(server.shared(), "a file has changed");
+                continue;
+            }
+        };
+        match request {
             // The terminal was closed.
-            Request::Reopen("SIGHUP") if attended => {
+            Request::Reload if attended => {
                 info!("SIGHUP from the terminal: stopping");
                 break;
             }
-            Request::Reopen(name) => {
-                info!("{name}: opening the access log again");
+            Request::Reload => {
+                reloader.reload(server.shared(), "SIGHUP");
+                access_log.lines().reopen();
+            }
+            Request::Reopen => {
+                info!("SIGUSR1: opening the access log again");
                 access_log.lines().reopen();
             }
             Request::Stop(name) => {
@@ -113,6 +129,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         name = signals.stop() => info!("{name} again: stopping at once"),
     }
     info!("tunnels carried: {}", server.relay().tally());
+    let (accepted, refused) = server.shared().registry.reloads();
+    if accepted + refused > 0 {
+        info!(accepted, refused, "the configuration was read again");
+    }
+    for (rule, requests) in server.shared().registry.would_deny() {
+        info!(rule, requests, "would have been denied");
+    }
     let written = block_in_place(|| access_log.lines().flush(LOG_FLUSH_TIMEOUT));
     if !written {
         bail!("the last lines of the access log could not be written in time");
@@ -120,16 +143,51 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Opens the access log; where Squid's own place for it does not exist, makes it.
+fn open_access_log(destination: &Destination) -> anyhow::Result<AccessLog> {
+    if let Destination::File(path) = destination
+        && path.as_os_str() == DEFAULT_SQUID_LOG
+        && let Some(directory) = path.parent()
+    {
+        // If it fails, opening the log says why.
+        let _ = std::fs::create_dir_all(directory);
+    }
+    AccessLog::open(destination.clone()).with_context(|| {
+        format!(
+            "cannot open the access log {destination}; --access-log PATH or - takes another place"
+        )
+    })
+}
+
+/// Says what is suspicious about the policy, or was left out of it.
+fn report_policy(config: &Config, addresses: &[SocketAddr]) {
+    for notice in &config.notices {
+        info!("{notice}");
+    }
+    let policy = &config.live.policy;
+    let is_outside = addresses.iter().any(|address| !address.ip().is_loopback());
+    let opened = policy.client([203, 0, 113, 7].into()).is_ok();
+    if is_outside && !opened && policy.guard().clients.is_loopback_only() {
+        warn!(
+            "only clients on loopback are allowed; --allow-client CIDR lets others use the proxy"
+        );
+    }
+    for warning in audit(policy, addresses) {
+        warn!("{}", warning.in_words(""));
+    }
+}
+
 /// Opens a listener of `all`, a socket for each accept loop, or says what would help.
 fn open_listener(
     address: SocketAddr,
-    all: &[SocketAddr],
+    all: &[Listener],
     loops: usize,
 ) -> anyhow::Result<Vec<TcpListener>> {
-    let both_families = all.iter().any(|other| {
+    let others = || all.iter().map(|listener| listener.address);
+    let both_families = others().any(|other| {
         other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && other.port() == address.port()
     });
-    let same_port = all.iter().filter(|other| other.port() == address.port());
+    let same_port = others().filter(|other| other.port() == address.port());
     let alone = same_port.count() == 1;
     listen(address, both_families, loops).map_err(|error| {
         let hint = match error.kind() {
@@ -146,7 +204,8 @@ fn open_listener(
 }
 
 /// Says which engine runs, why, and what would make it a better one.
-fn report_engines(engines: &EngineRules, selection: &Selection) {
+fn report_engines(live: &Live, selection: &Selection) {
+    let engines = &live.engines;
     match (&selection.no_sockmap, &selection.no_splice) {
         (Some(no_sockmap), Some(no_splice)) => warn!("engine copy: {no_sockmap}; {no_splice}"),
         (Some(no_sockmap), None) => warn!("engine splice: {no_sockmap}"),
@@ -162,9 +221,13 @@ fn report_engines(engines: &EngineRules, selection: &Selection) {
     }
 }
 
-/// What a signal asks for, with the signal's name.
+/// What a signal asks for.
 enum Request {
-    Reopen(&'static str),
+    /// To read the configuration again.
+    Reload,
+    /// To open the access log again.
+    Reopen,
+    /// To stop; with the signal's name.
     Stop(&'static str),
 }
 
@@ -190,8 +253,8 @@ impl Signals {
 
     async fn next(&mut self) -> Request {
         select! {
-            _ = self.hangup.recv() => Request::Reopen("SIGHUP"),
-            _ = self.user1.recv() => Request::Reopen("SIGUSR1"),
+            _ = self.hangup.recv() => Request::Reload,
+            _ = self.user1.recv() => Request::Reopen,
             _ = self.interrupt.recv() => Request::Stop("SIGINT"),
             _ = self.quit.recv() => Request::Stop("SIGQUIT"),
             _ = self.terminate.recv() => Request::Stop("SIGTERM"),
@@ -209,7 +272,7 @@ impl Signals {
 }
 
 /// What the limit of descriptors allows beside so many listeners, after raising it as far as we may.
-fn room(engines: &EngineRules, listeners: usize) -> Room {
+fn room(live: &Live, listeners: usize) -> Room {
     let limit = getrlimit(Resource::Nofile);
     // Failing to raise it leaves the lower limit, which is then what counts.
     let _ = setrlimit(
@@ -223,8 +286,8 @@ fn room(engines: &EngineRules, listeners: usize) -> Room {
     let usable = descriptors
         .saturating_sub(RESERVED_DESCRIPTORS)
         .saturating_sub(listeners as u64);
-    let pipes_used = engines
-        .choices()
+    let pipes_used = live
+        .engine_choices()
         .any(|choice| matches!(choice, EngineChoice::Auto | EngineChoice::Splice));
     let pipes = if pipes_used {
         usable / DESCRIPTORS_PER_PIPE

@@ -1,28 +1,40 @@
 //! The configuration: typed, complete, and valid by construction.
 //!
-//! It comes from a file ([`file`]) and the command line ([`cli`]); the command line wins, setting by
-//! setting. Everything has a safe default, so both may be absent.
+//! It comes from `underpass.toml` ([`file`], read by `load`) or from a squid.conf ([`squid`], which makes
+//! a [`file::File`] of it), and the command line ([`cli`]) wins over either, setting by setting. Then it is
+//! compiled (`compile`) into what cannot change while the process runs ([`Config`]) and what can
+//! ([`Live`]). Everything has a safe default, so all sources may be absent.
 
 pub mod cli;
+mod compile;
 mod duration;
-mod file;
+pub mod file;
+mod live;
+mod load;
+pub mod squid;
+pub mod values;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
+    path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
 use thiserror::Error;
 
 pub use self::file::File;
-use crate::{
-    http::Strictness,
-    lines::Destination,
-    policy::{Policy, PortSet},
-    relay::{Limits, rules::EngineRules},
+use self::{
+    cli::Settings,
+    compile::listener_name,
+    file::Listen,
+    load::Loaded,
+    values::{LogTarget, Text},
 };
+pub use self::{
+    live::{Conditional, Grant, Live, Quotas},
+    squid::DEFAULT_ACCESS_LOG as DEFAULT_SQUID_LOG,
+};
+use crate::{lines::Destination, policy::Place};
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
@@ -47,29 +59,43 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+    /// Something in it cannot be, or not together with the rest.
+    #[error("{place}: {message}")]
+    At {
+        /// Where.
+        place: Place,
+        /// What is wrong.
+        message: String,
+    },
+    /// Several things are wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<ConfigError>),
 }
 
 /// What `underpass run` runs with.
 #[derive(Debug)]
 pub struct Config {
     /// Where to listen.
-    pub listen: Vec<SocketAddr>,
-    /// Which engine a tunnel is for.
-    pub engines: EngineRules,
-    /// Who may go where.
-    pub policy: Policy,
-    /// Whether only clients of this host may use the proxy.
-    pub local_clients_only: bool,
-    /// How strictly to read requests.
-    pub strictness: Strictness,
+    pub listen: Vec<Listener>,
     /// Where the access log goes.
     pub access_log: Destination,
-    /// For a request head, from its first byte or the connection's acceptance.
-    pub head_timeout: Duration,
-    /// For resolving and connecting to a target.
-    pub connect_timeout: Duration,
-    /// For a tunnel.
-    pub limits: Limits,
+    /// What can change while the process runs.
+    pub live: Live,
+    /// Whether to read the configuration again when a file changes.
+    pub watch: bool,
+    /// The files that it comes from.
+    pub sources: Vec<PathBuf>,
+    /// What was left out, for the operator to know.
+    pub notices: Vec<String>,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The address.
+    pub address: SocketAddr,
+    /// What rules call it.
+    pub name: String,
 }
 
 /// Where `underpass` listens unless told otherwise: on this host only, on Squid's port.
@@ -79,62 +105,124 @@ impl Config {
     /// Joins the command line and the file it names.
     ///
     /// # Errors
-    /// The file cannot be read or is invalid.
-    pub fn load(run: cli::Run) -> Result<Self, ConfigError> {
-        let file = match &run.config {
-            Some(path) => File::read(path)?,
-            None => File::default(),
+    /// A file cannot be read or is invalid.
+    pub fn load(settings: &Settings) -> Result<Self, ConfigError> {
+        let (loaded, notices) = match (&settings.config, &settings.squid_conf) {
+            (Some(path), _) => (load::load(path)?, Vec::new()),
+            (None, Some(path)) => {
+                let translated = squid::translate(path)?;
+                let loaded = Loaded {
+                    file: translated.file,
+                    sources: translated.sources,
+                };
+                (loaded, translated.notices)
+            }
+            (None, None) => {
+                let file = File::default();
+                (
+                    Loaded {
+                        file,
+                        sources: Vec::new(),
+                    },
+                    Vec::new(),
+                )
+            }
         };
-        Ok(Self::join(run, file))
+        let path = settings
+            .config
+            .as_deref()
+            .or(settings.squid_conf.as_deref());
+        let mut config = Self::join(settings, loaded, path.unwrap_or(Path::new("")))?;
+        config.notices = notices;
+        Ok(config)
     }
 
-    fn join(run: cli::Run, file: File) -> Self {
-        let clients = given(run.allow_client)
-            .or(file.allow_client)
-            .unwrap_or_else(Policy::default_clients);
-        let destinations = given(run.allow_destination).or(file.allow_destination);
-        let ports = given(run.allow_port).or(file.allow_port);
+    fn join(settings: &Settings, loaded: Loaded, path: &Path) -> Result<Self, ConfigError> {
+        let Loaded {
+            mut file,
+            mut sources,
+        } = loaded;
+        override_with(settings, &mut file);
+        let mut listen: Vec<Listener> = file.listen.iter().flatten().map(Listener::new).collect();
+        if listen.is_empty() {
+            listen.push(Listener::new(&Listen::Address(Text(DEFAULT_LISTEN))));
+        }
+        let live = Live::compile(&file, path, &mut sources)?;
+        let access_log = file
+            .access_log
+            .map_or(Destination::Stdout, |target| target.0.0);
+        Ok(Self {
+            listen,
+            access_log,
+            live,
+            watch: file.watch.unwrap_or(true),
+            sources,
+            notices: Vec::new(),
+        })
+    }
+}
+
+impl Listener {
+    fn new(listen: &Listen) -> Self {
         Self {
-            listen: given(run.listen)
-                .or(file.listen)
-                .unwrap_or_else(|| vec![DEFAULT_LISTEN]),
-            engines: EngineRules {
-                // Who says on the command line which engine to use means every tunnel.
-                rules: if run.engine.is_some() {
-                    Vec::new()
-                } else {
-                    file.engine_rule.into_iter().map(Into::into).collect()
-                },
-                default: run.engine.or(file.engine).unwrap_or_default(),
-            },
-            local_clients_only: clients.iter().all(|net| net.network().is_loopback()),
-            policy: Policy::new(
-                clients,
-                destinations.unwrap_or_default(),
-                ports.map(PortSet::from_iter).unwrap_or_default(),
-            ),
-            strictness: if file.relaxed {
-                Strictness::Relaxed
-            } else {
-                Strictness::Strict
-            },
-            access_log: run
-                .access_log
-                .or(file.access_log)
-                .unwrap_or(Destination::Stdout),
-            head_timeout: file.timeouts.head,
-            connect_timeout: file.timeouts.connect,
-            limits: Limits {
-                idle: file.timeouts.idle,
-                half_closed: file.timeouts.half_closed,
-            },
+            address: listen.address(),
+            name: listener_name(listen),
         }
     }
 }
 
-/// A list from the command line; absent if it was not given.
-fn given<T>(list: Vec<T>) -> Option<Vec<T>> {
-    (!list.is_empty()).then_some(list)
+/// The command line wins over the file.
+fn override_with(settings: &Settings, file: &mut File) {
+    let Settings {
+        listen,
+        engine,
+        allow_client,
+        allow_destination,
+        allow_port,
+        access_log,
+        config: _,
+        squid_conf: _,
+    } = settings;
+    if !listen.is_empty() {
+        let named = |address: &SocketAddr| {
+            // A listener of the file keeps its name.
+            let known = file
+                .listen
+                .iter()
+                .flatten()
+                .find(|known| known.address() == *address);
+            known.cloned().unwrap_or(Listen::Address(Text(*address)))
+        };
+        file.listen = Some(listen.iter().map(named).collect());
+    }
+    if let Some(engine) = engine {
+        file.engine = Some(*engine);
+        // Who says on the command line which engine to use means every tunnel.
+        file.engine_rule.clear();
+        for rule in &mut file.rule {
+            rule.value.engine = None;
+        }
+    }
+    let list = |given: &Vec<_>, setting: &mut Option<Vec<_>>| {
+        if !given.is_empty() {
+            *setting = Some(given.clone());
+        }
+    };
+    list(allow_client, &mut file.allow_client);
+    list(allow_destination, &mut file.allow_destination);
+    if !allow_port.is_empty() {
+        file.allow_port = Some(allow_port.clone());
+    }
+    if let Some(target) = access_log {
+        file.access_log = Some(Text(LogTarget(target.clone())));
+    }
+}
+
+/// The JSON Schema of `underpass.toml`.
+#[must_use]
+pub fn schema() -> String {
+    let schema = schemars::schema_for!(File);
+    serde_json::to_string_pretty(&schema).unwrap_or_default()
 }
 
 /// A socket address.
@@ -161,79 +249,4 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(arguments: &[&str]) -> cli::Run {
-        use clap::Parser as _;
-
-        let arguments = [&["underpass", "run"], arguments].concat();
-        match cli::Cli::parse_from(arguments).command {
-            cli::Command::Run(run) => run,
-            cli::Command::Doctor => unreachable!(),
-        }
-    }
-
-    fn file(text: &str) -> File {
-        File::parse(text, "test.toml".as_ref()).unwrap()
-    }
-
-    #[test]
-    fn the_defaults_are_safe() {
-        let config = Config::join(parse(&[]), File::default());
-        assert_eq!(config.listen, [DEFAULT_LISTEN]);
-        assert!(config.listen[0].ip().is_loopback());
-        assert_eq!(config.policy, Policy::default());
-        assert!(config.local_clients_only);
-        assert_eq!(config.strictness, Strictness::Strict);
-        assert_eq!(config.engines, EngineRules::default());
-        assert_eq!(config.access_log, Destination::Stdout);
-    }
-
-    #[test]
-    fn the_command_line_wins_setting_by_setting() {
-        let file = file(
-            r#"
-            listen = ["[::]:8080"]
-            engine = "copy"
-            engine_rule = [{ port = [22], engine = "splice" }]
-            allow_client = ["10.0.0.0/8"]
-            allow_port = [443, "8000-8100"]
-            access_log = "/var/log/underpass.log"
-            relaxed = true
-            [timeouts]
-            idle = "1h"
-            "#,
-        );
-        let config = Config::join(parse(&["--allow-port", "22", "--engine", "auto"]), file);
-        assert_eq!(config.listen, ["[::]:8080".parse().unwrap()]);
-        assert_eq!(config.engines, EngineRules::default());
-        assert!(!config.local_clients_only);
-        assert!(config.policy.port(22).is_ok());
-        assert!(
-            config.policy.port(443).is_err(),
-            "lists are replaced, not joined"
-        );
-        assert_eq!(config.strictness, Strictness::Relaxed);
-        assert_eq!(config.limits.idle, Duration::from_secs(3600));
-        assert_eq!(
-            config.access_log,
-            Destination::File("/var/log/underpass.log".into())
-        );
-    }
-
-    #[test]
-    fn a_single_address_is_a_network_of_one() {
-        assert_eq!(
-            parse_network("10.1.2.3"),
-            Ok("10.1.2.3/32".parse().unwrap())
-        );
-        assert_eq!(parse_network("::1"), Ok("::1/128".parse().unwrap()));
-        assert!(parse_network("10.0.0.0/33").is_err());
-        assert!(
-            parse_network("example.com")
-                .unwrap_err()
-                .contains("10.0.0.0/8")
-        );
-    }
-}
+mod tests;

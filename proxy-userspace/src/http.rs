@@ -9,8 +9,10 @@ mod connect;
 mod head;
 mod reply;
 mod status;
+mod target;
 
 pub use connect::{ConnectRequest, RequestError, Strictness};
 pub use head::{Head, HeadError, HeadParser, Progress, Version};
-pub use reply::{CONNECTION_ESTABLISHED, ProxyError, Refusal};
+pub use reply::{CONNECTION_ESTABLISHED, ProxyError, RETRY_AFTER, Refusal};
 pub use status::Status;
+pub use target::AbsoluteTarget;

@@ -14,18 +14,24 @@
 
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod access_log;
 pub mod app;
+pub mod auth;
 pub mod authority;
 pub mod config;
 pub mod diagnostics;
 pub mod doctor;
+pub mod explain;
 pub mod http;
 pub mod kernel;
 pub mod limits;
 pub mod lines;
 pub mod net;
 pub mod policy;
+pub mod registry;
 pub mod relay;
+pub mod reload;
 pub mod server;
 pub mod session;
+pub mod shaping;

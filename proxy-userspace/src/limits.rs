@@ -45,6 +45,18 @@ pub const TURNED_AWAY_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// so at once; more are just closed.
 pub const MAX_TURNED_AWAY: usize = 64;
 
+// Users.
+
+/// Passwords that are checked at a time, or fewer where there are fewer processors: each keeps one busy
+/// for as long as its hash was made to take.
+pub const MAX_PASSWORD_CHECKS: usize = 4;
+
+// Configuration.
+
+/// How often the files of the configuration are looked at. A change counts once they have stayed the
+/// same from one look to the next, so that nothing half-written is read.
+pub const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
 // The relay.
 
 /// How long a side that is still alive gets to receive what the other had sent before its reset.

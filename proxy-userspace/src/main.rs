@@ -8,17 +8,14 @@ use underpass::{
     app,
     config::{
         Config,
-        cli::{Cli, Command},
+        cli::{Cli, Command, ConfigCommand},
     },
     diagnostics::Diagnostics,
-    doctor,
+    doctor, explain,
 };
 
 fn main() -> ExitCode {
-    let config = match Cli::parse().command {
-        Command::Run(run) => Config::load(run).map(Some),
-        Command::Doctor => Ok(None),
-    };
+    let command = Cli::parse().command;
     let diagnostics = match Diagnostics::start() {
         Ok(diagnostics) => diagnostics,
         Err(error) => {
@@ -27,8 +24,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = config.map_err(Into::into).and_then(run);
-    let code = outcome.unwrap_or_else(|error| {
+    let code = execute(command).unwrap_or_else(|error| {
         diagnostics.fatal(&error);
         ExitCode::FAILURE
     });
@@ -36,24 +32,41 @@ fn main() -> ExitCode {
     code
 }
 
-/// Runs the proxy, or without a configuration the examination.
-fn run(config: Option<Config>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    if let Some(config) = config {
-        let outcome = runtime.block_on(app::run(config));
-        // Without waiting for names that are still being resolved.
-        runtime.shutdown_background();
-        outcome?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let (report, sound) = runtime.block_on(doctor::examine());
-    writeln!(std::io::stdout(), "{report}")?;
-    Ok(if sound {
+/// Does what the command says.
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    let (text, good) = match command {
+        Command::Run(settings) => {
+            let config = Config::load(&settings)?;
+            let runtime = runtime()?;
+            let outcome = runtime.block_on(app::run(settings, config));
+            // Without waiting for names that are still being resolved.
+            runtime.shutdown_background();
+            outcome?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Check(settings) => (explain::check(&settings)?.0, true),
+        Command::Explain(arguments) => runtime()?.block_on(explain::explain(&arguments))?,
+        Command::Config(ConfigCommand::Convert { file }) => {
+            let (text, notices) = explain::convert(&file)?;
+            for notice in notices {
+                tracing::info!("{notice}");
+            }
+            (text, true)
+        }
+        Command::Config(ConfigCommand::Schema) => (explain::json_schema(), true),
+        Command::Doctor => runtime()?.block_on(doctor::examine()),
+    };
+    writeln!(std::io::stdout(), "{}", text.trim_end())?;
+    Ok(if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }

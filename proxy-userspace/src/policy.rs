@@ -1,185 +1,225 @@
 //! Who may use the proxy, and where a tunnel may lead.
 //!
-//! Safe unless told otherwise: clients on this host, public addresses, port 443. The destination
-//! is judged by the *address that is connected to*, never by its name, so that a name which an
-//! attacker's resolver points at a private address opens nothing. Whoever dials asks
-//! [`Policy::address`] for each address before it is tried.
+//! Rules in order; the first that fits decides. What no rule decides is decided by the [`Guard`], which
+//! is safe unless told otherwise: clients on this host, public addresses, port 443. A rule that allows
+//! opens what it names: a client, a port, an address. What it does not name stays as the guard has it,
+//! so that `allow host` opens neither the mail port nor the private address that a resolver may give
+//! for that host.
 //!
-//! Pure: it resolves nothing and knows no socket. The proxy's own listeners are not known here,
-//! either; the dialler looks for the loop.
+//! The destination is judged by the *address that is connected to*, not by its name alone: whoever dials
+//! asks for each address before it is tried. Rules on names decide before anything is resolved.
+//!
+//! Pure: it resolves nothing and knows neither socket nor clock. What it needs to know ([`Need`]) it
+//! asks for; the caller finds out, and asks again.
 
+mod acl;
 mod address_class;
+pub mod audit;
+mod decision;
+mod domains;
+mod facts;
+mod guard;
+mod networks;
 mod ports;
+mod rule;
+mod schedule;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use thiserror::Error;
-
-use crate::http::{ProxyError, Refusal};
-
-pub use address_class::{AddressClass, SpecialBlock, embedded_ipv4};
-pub use ports::{PortError, PortRange, PortSet};
+use self::{acl::Match, decision::is_about_users};
+pub use self::{
+    acl::{Acl, Mark, Term, Test, Users},
+    address_class::{AddressClass, SpecialBlock, embedded_ipv4},
+    decision::{Decision, Step, Verdict},
+    domains::DomainSet,
+    facts::{Facts, Need, User},
+    guard::{Denial, Guard},
+    networks::NetworkSet,
+    ports::{PortError, PortRange, PortSet},
+    rule::{Action, Deny, Place, Rule},
+    schedule::{ALL_DAYS, Moment, Window},
+};
 
 #[cfg(test)]
 mod tests;
 
-/// The rules, compiled. The default is the safe one that the module describes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The rules, compiled.
+#[derive(Debug, Default)]
 pub struct Policy {
-    /// The networks whose hosts may use the proxy.
-    clients: Vec<IpNet>,
-    /// The networks that are open although their addresses are special.
-    destinations: Vec<IpNet>,
-    /// The ports that are open everywhere.
-    ports: PortSet,
+    rules: Vec<Rule>,
+    guard: Guard,
+    dialect: Dialect,
 }
 
-/// What the policy does not permit, and the option that would permit it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Denial {
-    /// A client outside of the allowed networks.
-    #[error("client {client} may not use this proxy; --allow-client {} would permit it", IpNet::from(*client))]
-    Client {
-        /// The client's address.
-        client: IpAddr,
-    },
-    /// A port that is not allowed.
-    #[error("port {port} is not allowed; --allow-port {port} would permit it")]
-    Port {
-        /// The port of the target.
-        port: u16,
-    },
-    /// An address that is not public.
-    #[error("{address} is {}; --allow-destination {} would permit it", block.class, block.network)]
-    Address {
-        /// The address that would have been connected to.
-        address: IpAddr,
-        /// Where it belongs.
-        block: SpecialBlock,
-    },
-    /// A public address that is the proxy's host.
-    #[error(
-        "{address} is an address of the proxy's own host; --allow-destination {} would permit it",
-        IpNet::from(*address)
-    )]
-    Own {
-        /// The address that would have been connected to.
-        address: IpAddr,
-    },
-    /// An address that a translator or a tunnel turns into an IPv4 address that is not public.
-    #[error(
-        "{address} leads to {embedded}, which is {}; --allow-destination {} would permit it",
-        block.class, block.network
-    )]
-    Embedded {
-        /// The address that would have been connected to.
-        address: IpAddr,
-        /// The IPv4 address inside it.
-        embedded: IpAddr,
-        /// Where the IPv4 address belongs.
-        block: SpecialBlock,
-    },
+/// Whose semantics apply where they differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Ours.
+    #[default]
+    Underpass,
+    /// Squid's: a condition on addresses is asked once, of all addresses of a host together, and a
+    /// refusal that hangs on a condition on users asks for another user.
+    Squid,
 }
 
 impl Policy {
-    /// A policy that lets these clients reach public addresses and these networks on these ports.
+    /// A policy of these rules.
     #[must_use]
-    pub fn new(clients: Vec<IpNet>, destinations: Vec<IpNet>, ports: PortSet) -> Self {
+    pub fn new(rules: Vec<Rule>, guard: Guard, dialect: Dialect) -> Self {
         Self {
-            clients,
-            destinations,
-            ports,
+            rules,
+            guard,
+            dialect,
         }
     }
 
-    /// The clients that are allowed unless others are named: those on this host.
+    /// The rules in their order.
     #[must_use]
-    pub fn default_clients() -> Vec<IpNet> {
-        vec![
-            IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-            IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
-        ]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
-    /// Whether this client may use the proxy. A listener on `[::]` sees IPv4 clients as mapped
-    /// addresses; they are judged as the IPv4 addresses that they are.
+    /// What is open without a rule.
+    #[must_use]
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Whose semantics apply.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Whether a client can be served at all: if not, whatever it asks for is refused.
     pub fn client(&self, client: IpAddr) -> Result<(), Denial> {
-        let client = client.to_canonical();
-        if contains(&self.clients, client) {
+        let opened = self
+            .rules
+            .iter()
+            .any(|rule| rule.action == Action::Allow && rule.scope.clients);
+        if opened {
             Ok(())
         } else {
-            Err(Denial::Client { client })
+            self.guard.client(client)
         }
     }
 
-    /// Whether a tunnel may lead to this port.
-    pub fn port(&self, port: u16) -> Result<(), Denial> {
-        if self.ports.contains(port) {
-            Ok(())
-        } else {
-            Err(Denial::Port { port })
-        }
+    /// Whether a rule has a condition of this kind.
+    pub fn mentions(&self, is_kind: fn(&Test) -> bool) -> bool {
+        self.rules
+            .iter()
+            .flat_map(|rule| &rule.terms)
+            .any(|term| term.mentions(is_kind))
     }
 
-    /// Whether a tunnel may lead to this address, and to the IPv4 address inside it, if any: to
-    /// allow `64:ff9b::/96` opens the way through the translator, not the private networks behind
-    /// it.
-    pub fn address(&self, address: IpAddr) -> Result<(), Denial> {
-        if let Some(block) = self.prohibition(address) {
-            return Err(Denial::Address { address, block });
-        }
-        let embedded = match address {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(address) => embedded_ipv4(address).map(IpAddr::V4),
-        };
-        if let Some(embedded) = embedded
-            && let Some(block) = self.prohibition(embedded)
-        {
-            return Err(Denial::Embedded {
-                address,
-                embedded,
-                block,
+    /// Judges a request by what is known of it. In our own dialect, once there are addresses, it is to
+    /// be called for each of them alone.
+    #[must_use]
+    pub fn decide(&self, facts: &Facts<'_>) -> Step<'_> {
+        let mut last = None;
+        let mut would_deny = Vec::new();
+        for (index, rule) in self.rules.iter().enumerate() {
+            match acl::all(&rule.terms, facts, &mut last) {
+                Match::No => continue,
+                Match::Unknown(need) => return Step::Needs(need),
+                // Nobody is asked for a password for the sake of a remark.
+                Match::NoUser if rule.action == Action::Report => continue,
+                Match::NoUser => {
+                    return Step::Decided(Decision {
+                        verdict: Verdict::Challenge,
+                        rule: Some((index, rule)),
+                        last,
+                        would_deny,
+                    });
+                }
+                Match::Yes => {}
+            }
+            let verdict = match &rule.action {
+                Action::Report => {
+                    would_deny.push(rule);
+                    continue;
+                }
+                Action::Deny(_) if self.dialect == Dialect::Squid && is_about_users(last) => {
+                    Verdict::Challenge
+                }
+                Action::Deny(deny) => Verdict::Deny(deny),
+                Action::Allow if !self.is_open(rule, facts) => continue,
+                Action::Allow => self
+                    .shut(Some(rule), facts)
+                    .map_or(Verdict::Allow, Verdict::Shut),
+            };
+            return Step::Decided(Decision {
+                verdict,
+                rule: Some((index, rule)),
+                last,
+                would_deny,
             });
         }
-        Ok(())
+        let shut = self
+            .guard
+            .client(facts.client)
+            .and(self.guard.port(facts.port))
+            .err();
+        let verdict = shut
+            .or_else(|| self.shut(None, facts))
+            .map_or(Verdict::Allow, Verdict::Shut);
+        Step::Decided(Decision {
+            verdict,
+            rule: None,
+            last,
+            would_deny,
+        })
     }
 
-    /// Whether a tunnel may lead to this address although it is the proxy's own host: what listens
-    /// there may rely on a firewall that connections from within the host do not pass.
-    pub fn own_address(&self, address: IpAddr) -> Result<(), Denial> {
-        if contains(&self.destinations, address) {
-            Ok(())
-        } else {
-            Err(Denial::Own { address })
-        }
+    /// Whether a rule that allows is about this client and port.
+    fn is_open(&self, rule: &Rule, facts: &Facts<'_>) -> bool {
+        (rule.scope.clients || self.guard.client(facts.client).is_ok())
+            && (rule.scope.ports || self.guard.port(facts.port).is_ok())
     }
 
-    /// The special block of an address that is not allowed in spite of it.
-    fn prohibition(&self, address: IpAddr) -> Option<SpecialBlock> {
-        SpecialBlock::of(address).filter(|_| !contains(&self.destinations, address))
-    }
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self::new(Self::default_clients(), Vec::new(), PortSet::default())
-    }
-}
-
-impl From<Denial> for Refusal {
-    fn from(denial: Denial) -> Self {
-        let error = match denial {
-            Denial::Client { .. } | Denial::Port { .. } => ProxyError::HttpRequestDenied,
-            Denial::Address { .. } | Denial::Own { .. } | Denial::Embedded { .. } => {
-                ProxyError::DestinationIpProhibited
-            }
+    /// What is against the addresses, if a rule allows the request, or none does.
+    fn shut(&self, rule: Option<&Rule>, facts: &Facts<'_>) -> Option<Denial> {
+        let named = rule.filter(|rule| rule.scope.addresses);
+        let judge = |&address: &IpAddr| match named {
+            None => self.guard.address(address).and_then(|()| {
+                if facts.own_address {
+                    self.guard.own_address(address.to_canonical())
+                } else {
+                    Ok(())
+                }
+            }),
+            Some(rule) => self.guard.embedded(address).or_else(|denial| {
+                let fits = embedded(address).is_some_and(|inner| fits(rule, facts, inner));
+                if fits { Ok(()) } else { Err(denial) }
+            }),
         };
-        Self::new(error, denial.to_string())
+        facts
+            .addresses
+            .into_iter()
+            .flatten()
+            .find_map(|address| judge(address).err())
     }
 }
 
-/// An IPv4 network contains IPv4 addresses only, and an IPv6 network IPv6 addresses.
-fn contains(networks: &[IpNet], address: IpAddr) -> bool {
-    networks.iter().any(|network| network.contains(&address))
+/// Whether all terms hold by what is known.
+#[must_use]
+pub fn hold(terms: &[Term], facts: &Facts<'_>) -> bool {
+    acl::all(terms, facts, &mut None) == Match::Yes
+}
+
+/// Whether the rule would hold for this address, too.
+fn fits(rule: &Rule, facts: &Facts<'_>, address: IpAddr) -> bool {
+    let addresses = [address];
+    let facts = Facts {
+        addresses: Some(&addresses),
+        ..*facts
+    };
+    hold(&rule.terms, &facts)
+}
+
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => embedded_ipv4(address).map(IpAddr::V4),
+    }
 }

@@ -16,6 +16,7 @@ mod duplex;
 mod evidence;
 pub mod rules;
 pub mod selection;
+mod shaped;
 mod silence;
 pub mod sockmap;
 pub mod splice;
@@ -36,7 +37,7 @@ pub use self::{
     tally::Tally,
     traffic::{Counts, Traffic},
 };
-use crate::{limits::RESET_FLUSH, net::sockopt};
+use crate::{limits::RESET_FLUSH, net::sockopt, shaping::Shaper};
 
 /// One of a tunnel's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,21 @@ pub struct Limits {
     pub half_closed: Duration,
 }
 
+/// What a tunnel is run with.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// The engine to begin with.
+    pub engine: EngineChoice,
+    /// How long it may be quiet.
+    pub limits: Limits,
+    /// Its buckets, if its bandwidth is limited.
+    pub shaper: Option<&'a Shaper>,
+    /// Its counters.
+    pub traffic: &'a Arc<Traffic>,
+    /// How it is told to end.
+    pub cancel: &'a CancellationToken,
+}
+
 /// What a tunnel runs under, whichever engine carries it.
 #[derive(Debug)]
 struct Terms<'a> {
@@ -129,6 +145,10 @@ pub enum Ending {
     HalfClosedTimeout,
     /// Somebody asked for it: shutdown, or an operator.
     Cancelled,
+    /// It was open for [`Limits::lifetime`].
+    Lifetime,
+    /// The rules have changed, and forbid it: which of them.
+    Forbidden(String),
     /// The engine's own counters contradicted each other; nothing doubtful was delivered.
     Integrity(String),
     /// A system call failed that cannot fail while the tunnel is well.
@@ -144,6 +164,8 @@ impl fmt::Display for Ending {
             Self::IdleTimeout => "idle-timeout",
             Self::HalfClosedTimeout => "half-closed-timeout",
             Self::Cancelled => "cancelled",
+            Self::Lifetime => "lifetime",
+            Self::Forbidden(_) => "forbidden",
             Self::Integrity(_) => "integrity",
             Self::Failed(_) => "error",
         })
@@ -244,21 +266,24 @@ impl Relay {
     /// Joins the pair until the tunnel ends, by the chosen engine or the next best that there is.
     /// Both sockets are closed on return.
     ///
-    /// Cancel it through `cancel`: a dropped future closes the sockets too, but says nothing.
-    pub async fn run(
-        &self,
-        choice: EngineChoice,
-        pair: Box<Pair>,
-        limits: Limits,
-        traffic: &Arc<Traffic>,
-        cancel: &CancellationToken,
-    ) -> Outcome {
+    /// Cancel it through the order: a dropped future closes the sockets too, but says nothing.
+    pub async fn run(&self, pair: Box<Pair>, order: Order<'_>) -> Outcome {
+        let Order {
+            engine,
+            limits,
+            shaper,
+            traffic,
+            cancel,
+        } = order;
         let terms = Terms {
             limits,
             traffic,
             cancel,
         };
-        let outcome = self.carry(choice, pair, &terms).await;
+        let outcome = match shaper {
+            Some(shaper) => shape(engine, pair, shaper, &terms).await,
+            None => self.carry(engine, pair, &terms).await,
+        };
         self.tally.add(&outcome);
         outcome
     }
@@ -357,6 +382,25 @@ impl Relay {
             ));
         }
         (ran.engine, ran.parting)
+    }
+}
+
+/// Limits the tunnel's bandwidth, which takes an engine that can wait: `copy`.
+async fn shape(
+    choice: EngineChoice,
+    mut pair: Box<Pair>,
+    shaper: &Shaper,
+    terms: &Terms<'_>,
+) -> Outcome {
+    // On the heap: few tunnels are limited, and all would carry its size.
+    let ending = Box::pin(shaped::run(&mut pair, shaper, terms)).await;
+    let named = matches!(choice, EngineChoice::Sockmap | EngineChoice::Splice);
+    Outcome {
+        engine: EngineKind::Copy,
+        moved_after: None,
+        declined: named.then(|| format!("{choice}: the bandwidth is limited")),
+        spliced: Spliced::default(),
+        ending,
     }
 }
 

@@ -21,11 +21,12 @@ use tracing::warn;
 
 use crate::{
     access_log::Tag,
+    config::Live,
     http::Refusal,
     limits::{ACCEPT_BACKOFF, MAX_TURNED_AWAY, WARNING_PAUSE},
     net::listen::canonical,
     relay::Relay,
-    session::{Admission, Session, Shared},
+    session::{Admission, Arrival, Session, Shared},
 };
 
 /// Accepts clients and runs their sessions.
@@ -64,15 +65,20 @@ impl Server {
         &self.shared.relay
     }
 
-    /// Accepts from one listener until [`Server::stop`].
-    pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+    /// What the sessions share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Accepts from one listener, which rules know by this name, until [`Server::stop`].
+    pub async fn accept(self: Arc<Self>, listener: TcpListener, name: Arc<str>) {
         loop {
             let accepted = select! {
                 accepted = listener.accept() => accepted,
                 () = self.cancel.cancelled() => return,
             };
             match accepted {
-                Ok((stream, client)) => self.begin(stream, canonical(client)),
+                Ok((stream, client)) => self.begin(stream, canonical(client), &name),
                 Err(error) if is_about_one_client(&error) => {}
                 Err(error) => {
                     if self.accept_warning.is_due() {
@@ -85,21 +91,24 @@ impl Server {
     }
 
     /// Starts the session of a client that was just accepted.
-    fn begin(&self, stream: TcpStream, client: SocketAddr) {
-        let session = Session::new(
-            Arc::clone(&self.shared),
-            self.next_id.fetch_add(1, Relaxed),
+    fn begin(&self, stream: TcpStream, client: SocketAddr, listener_name: &Arc<str>) {
+        let live = self.shared.current.get();
+        let arrival = Arrival {
+            id: self.next_id.fetch_add(1, Relaxed),
             client,
-            self.admit(client),
-            self.cancel.clone(),
-        );
+            listener_name: Arc::clone(listener_name),
+            admission: self.admit(client, &live),
+            live,
+            counted: self.shared.registry.connected(client.ip()),
+        };
+        let session = Session::new(Arc::clone(&self.shared), arrival, self.cancel.clone());
         self.sessions.spawn(session.run(stream));
     }
 
     /// Whether the client is served.
-    fn admit(&self, client: SocketAddr) -> Admission {
+    fn admit(&self, client: SocketAddr, live: &Live) -> Admission {
         let take = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().ok();
-        let (tag, refusal) = if let Err(denial) = self.shared.policy.client(client.ip()) {
+        let (tag, refusal) = if let Err(denial) = live.policy.client(client.ip()) {
             (Tag::TcpDenied, denial.into())
         } else if let Some(permit) = take(&self.permits) {
             return Admission::Served(Arc::new(permit));

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use underpass::relay::{
-    Ending, EngineKind, Leg, Limits, Outcome, Pair, Relay, Traffic, selection::EngineChoice,
+    Ending, EngineKind, Leg, Limits, Order, Outcome, Pair, Relay, Traffic, selection::EngineChoice,
     sockmap::Sockmap,
 };
 
@@ -68,9 +68,14 @@ impl Running {
         let (relay, token) = (relay.clone(), cancel.clone());
         let task = tokio::spawn(async move {
             let traffic = Arc::new(Traffic::default());
-            relay
-                .run(EngineChoice::Sockmap, pair, limits, &traffic, &token)
-                .await
+            let order = Order {
+                engine: EngineChoice::Sockmap,
+                limits,
+                shaper: None,
+                traffic: &traffic,
+                cancel: &token,
+            };
+            relay.run(pair, order).await
         });
         Self { cancel, task }
     }
@@ -134,7 +139,8 @@ fn a_tunnel_for_which_the_map_has_no_room_is_copied() {
         let (mut origin, b) = connection(Protocol::TCP);
         let third = Running::start(&relay, a, b);
         talk(&mut client, &mut origin).await;
-        assert_eq!(third.cancel().await.engine, EngineKind::Sockmap);
+        let third = third.cancel().await;
+        assert_eq!((third.engine, third.declined), (EngineKind::Sockmap, None));
     });
 }
 

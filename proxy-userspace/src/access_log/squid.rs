@@ -4,7 +4,8 @@
 //! `time elapsed client tag/status bytes method URL user hierarchy/peer type`.
 
 use std::{
-    fmt,
+    borrow::Cow,
+    fmt::{self, Write as _},
     net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -39,6 +40,8 @@ pub struct Record {
     pub elapsed: Duration,
     /// Who asked.
     pub client: IpAddr,
+    /// The authenticated user.
+    pub user: Option<String>,
     /// How it went.
     pub tag: Tag,
     /// The status sent to the client; 0 if none was.
@@ -60,7 +63,7 @@ impl fmt::Display for Record {
         let time = self.ended.duration_since(UNIX_EPOCH).unwrap_or_default();
         write!(
             f,
-            "{:9}.{:03} {:6} {} {}/{:03} {} {} {} - ",
+            "{:9}.{:03} {:6} {} {}/{:03} {} {} {} {} ",
             time.as_secs(),
             time.subsec_millis(),
             self.elapsed.as_millis(),
@@ -70,6 +73,7 @@ impl fmt::Display for Record {
             self.bytes,
             self.method,
             self.url,
+            self.user.as_deref().map_or("-".into(), encoded),
         )?;
         match self.peer {
             Some(peer) => write!(f, "HIER_DIRECT/{peer}")?,
@@ -77,6 +81,24 @@ impl fmt::Display for Record {
         }
         write!(f, " {}", self.content_type.unwrap_or("-"))
     }
+}
+
+/// A user as Squid's `rfc1738_escape` writes it: what is unsafe in a URL, or would break the line, as
+/// `%XX`.
+fn encoded(user: &str) -> Cow<'_, str> {
+    let is_safe = |byte: u8| byte.is_ascii_graphic() && !b"<>\"#%{}|\\^~[]`'".contains(&byte);
+    if user.bytes().all(is_safe) {
+        return user.into();
+    }
+    let mut encoded = String::with_capacity(user.len() + 8);
+    for byte in user.bytes() {
+        if is_safe(byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded.into()
 }
 
 #[cfg(test)]
@@ -88,6 +110,7 @@ mod tests {
             ended: UNIX_EPOCH + Duration::from_millis(1_544_160_065_248),
             elapsed: Duration::from_millis(228),
             client: [172, 30, 109, 89].into(),
+            user: None,
             tag: Tag::TcpTunnel,
             status: 200,
             bytes: 87_633,
@@ -126,11 +149,28 @@ mod tests {
     }
 
     #[test]
+    fn a_user_stands_in_its_field_encoded() {
+        for (user, field) in [
+            ("anna", "anna"),
+            ("an na%", "an%20na%25"),
+            ("\u{e4}\n", "%C3%A4%0A"),
+        ] {
+            let record = Record {
+                user: Some(user.to_owned()),
+                ..record()
+            };
+            let line = record.to_string();
+            assert_eq!(line.split(' ').rev().nth(2), Some(field), "{line}");
+        }
+    }
+
+    #[test]
     fn what_never_became_a_request_has_status_000() {
         let record = Record {
             ended: UNIX_EPOCH + Duration::from_millis(5),
             elapsed: Duration::from_millis(1_234_567),
             client: "2001:db8::1".parse().unwrap(),
+            user: None,
             tag: Tag::None,
             status: 0,
             bytes: 0,

@@ -1,11 +1,16 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand};
-use ipnet::IpNet;
 
-use super::{parse_listen, parse_network};
+use super::{
+    parse_listen,
+    values::{Item, Network, Text},
+};
 use crate::{lines::Destination, policy::PortRange, relay::selection::EngineChoice};
 
 /// A tunnel proxy for Linux whose tunnels are spliced in the kernel.
@@ -21,32 +26,48 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the proxy
-    Run(Run),
-    /// Say what this kernel and these privileges allow, and what would change it
-    Doctor,
-}
-
-/// `underpass run`
-#[derive(Debug, Args)]
-#[command(after_help = "\
+    #[command(after_help = "\
 Without options the proxy serves clients on loopback at 127.0.0.1:3128, and
-leads to public addresses, port 443. Timeouts and leniency are set in the file.
-Where an option and the file differ the option decides; a list replaces the
-file's list.
+leads to public addresses, port 443. Rules, users, timeouts and limits are set in
+the file. Where an option and the file differ the option decides; a list
+replaces the file's list.
 
-The access log has one line a transaction in Squid's native format. SIGHUP and
-SIGUSR1 open it again after it was renamed. Diagnostics go to standard error;
-the environment variable RUST_LOG sets their level (error, warn, info, debug).
-SIGTERM, SIGINT and SIGQUIT reset what is open and end the proxy.
+The access log has one line a transaction in Squid's native format. SIGHUP reads
+the configuration again and opens the log again; SIGUSR1 only opens the log.
+Diagnostics go to standard error; the environment variable RUST_LOG sets their
+level (error, warn, info, debug). SIGTERM, SIGINT and SIGQUIT reset what is open
+and end the proxy.
 
 Examples:
   underpass run
   underpass run --listen 0.0.0.0:3128 --allow-client 10.0.0.0/8 \\
     --allow-port 443 --allow-port 8000-8100
-  underpass run --config /etc/underpass/underpass.toml")]
-pub struct Run {
+  underpass run --config /etc/underpass/underpass.toml
+  underpass run --squid-conf /etc/squid/squid.conf")]
+    Run(Settings),
+    /// Check a configuration without running it: mistakes, rules that never match, open doors
+    Check(Settings),
+    /// Say what would become of a request, and which rule decides
+    Explain(Explain),
+    /// Convert a configuration, or describe its format
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Say what this kernel and these privileges allow, and what would change it
+    Doctor,
+}
+
+/// What to run with.
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
     /// Listen here; repeat for more [default: 127.0.0.1:3128]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        value_parser = parse_listen,
+        env = "UNDERPASS_LISTEN",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
     pub listen: Vec<SocketAddr>,
 
     /// What moves the bytes of a tunnel [default: auto]
@@ -54,23 +75,91 @@ pub struct Run {
     pub engine: Option<EngineChoice>,
 
     /// Clients that may use the proxy; repeat for more [default: those on loopback]
-    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
-    pub allow_client: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR", value_parser = parse_network_item, conflicts_with = "squid_conf")]
+    pub allow_client: Vec<Text<Item<Network>>>,
 
     /// Networks that tunnels may lead to although they are private, loopback, link-local, otherwise
     /// not public, or this host's own; repeat for more [default: none]
-    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
-    pub allow_destination: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR", value_parser = parse_network_item, conflicts_with = "squid_conf")]
+    pub allow_destination: Vec<Text<Item<Network>>>,
 
     /// Ports that tunnels may lead to; repeat for more [default: 443]
-    #[arg(long, value_name = "PORT|LO-HI")]
+    #[arg(long, value_name = "PORT|LO-HI", conflicts_with = "squid_conf")]
     pub allow_port: Vec<PortRange>,
 
-    /// Append the access log to this file, or print it with '-' [default: -]
-    #[arg(long, value_name = "PATH|-")]
+    /// Append the access log to this file, or print it with '-' [default: -, or what squid.conf says]
+    #[arg(
+        long,
+        value_name = "PATH|-",
+        env = "UNDERPASS_ACCESS_LOG",
+        hide_env_values = true
+    )]
     pub access_log: Option<Destination>,
 
     /// Read settings from this TOML file
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "UNDERPASS_CONFIG",
+        hide_env_values = true
+    )]
     pub config: Option<PathBuf>,
+
+    /// Read settings from this squid.conf instead
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "config",
+        env = "UNDERPASS_SQUID_CONF",
+        hide_env_values = true
+    )]
+    pub squid_conf: Option<PathBuf>,
+}
+
+/// `underpass explain`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Names are resolved as for a live request, and nothing is connected to. The exit
+code is 0 if the request would be served, 1 if it would be refused.
+
+Examples:
+  underpass explain --config underpass.toml --from 10.1.2.3 CONNECT example.com:443
+  underpass explain --squid-conf squid.conf --from ::1 GET http://example.com:22/")]
+pub struct Explain {
+    /// The client's address
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+    pub from: IpAddr,
+
+    /// The user, as if authenticated
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+
+    /// The method
+    #[arg(value_name = "METHOD")]
+    pub method: String,
+
+    /// host:port for CONNECT, else a URL
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+
+    /// What it would run with.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `underpass config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the TOML that is equivalent to a squid.conf
+    Convert {
+        /// The squid.conf
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Print the JSON Schema of underpass.toml, for editors
+    Schema,
+}
+
+fn parse_network_item(text: &str) -> Result<Text<Item<Network>>, String> {
+    text.parse().map(|network| Text(Item::Value(network)))
 }

@@ -29,7 +29,21 @@ fn parse(text: &str) -> Option<Duration> {
     (total <= 100 * 366 * 86_400).then(|| Duration::from_secs(total))
 }
 
-/// For `#[serde(deserialize_with)]`.
+/// Writes it in its largest whole unit.
+pub(super) fn format(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if duration.subsec_millis() > 0 || seconds == 0 {
+        return format!("{}ms", duration.as_millis());
+    }
+    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm')];
+    let unit = units
+        .iter()
+        .find(|(length, _)| seconds.is_multiple_of(*length));
+    let &(length, unit) = unit.unwrap_or(&(1, 's'));
+    format!("{}{unit}", seconds / length)
+}
+
+/// Reads the text of a value.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Duration, D::Error> {
@@ -64,6 +78,7 @@ mod tests {
             ("2d", Duration::from_secs(172_800)),
         ] {
             assert_eq!(parse(text), Some(expected), "{text}");
+            assert_eq!(format(expected), text);
         }
     }
 

@@ -1,162 +1,613 @@
-//! `underpass.toml`. Unknown keys are errors, with their place in the file.
+//! `underpass.toml` as it is written. Unknown keys are errors, with their place and a suggestion.
 
-use std::{fmt, fs, marker::PhantomData, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 
-use ipnet::IpNet;
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, SeqAccess, Visitor},
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::values::{
+    Chance, HostPattern, Item, LogTarget, MarkText, Network, Pattern, Rate, Size, Span, Text, Word,
 };
-
-use super::{ConfigError, duration, parse_listen, parse_network};
 use crate::{
-    lines::Destination,
-    policy::{PortRange, PortSet},
-    relay::{rules, selection::EngineChoice},
+    policy::{Place, PortRange, Window},
+    relay::selection::EngineChoice,
 };
 
-/// The file as written; what is absent has its default.
-#[derive(Debug, Default, Deserialize)]
+/// Networks, and files with more of them.
+pub type Networks = Vec<Text<Item<Network>>>;
+
+/// The configuration of Underpass. What is absent has its default.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
-    /// Where to listen.
-    #[serde(deserialize_with = "addresses")]
-    pub(super) listen: Option<Vec<SocketAddr>>,
-    /// Which engines to use.
-    pub(super) engine: Option<EngineChoice>,
-    /// Other engines for some targets.
-    pub(super) engine_rule: Vec<EngineRule>,
-    /// Networks whose clients may use the proxy.
-    #[serde(deserialize_with = "some_networks")]
-    pub(super) allow_client: Option<Vec<IpNet>>,
-    /// Networks that are open although they are not public.
-    #[serde(deserialize_with = "destinations")]
-    pub(super) allow_destination: Option<Vec<IpNet>>,
-    /// Ports that are open.
-    #[serde(deserialize_with = "ports")]
-    pub(super) allow_port: Option<Vec<PortRange>>,
-    /// A path, or `-`.
-    #[serde(deserialize_with = "destination")]
-    pub(super) access_log: Option<Destination>,
+    /// Further files with `match` and `rule` tables, as paths from this file's directory, `*` and `?`
+    /// included. Their rules come before the ones here, in the order of the files' names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+    /// Where to listen [default: 127.0.0.1:3128].
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "some_listeners"
+    )]
+    pub listen: Option<Vec<Listen>>,
+    /// What moves the bytes of a tunnel [default: auto].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineChoice>,
+    /// Networks whose clients may use the proxy [default: this host].
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "some_networks"
+    )]
+    pub allow_client: Option<Networks>,
+    /// Networks that tunnels may lead to although they are not public [default: none].
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "networks")]
+    pub allow_destination: Option<Networks>,
+    /// Ports that tunnels may lead to [default: 443].
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "some_ports"
+    )]
+    pub allow_port: Option<Vec<PortRange>>,
+    /// Where the access log goes [default: standard output].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<Text<LogTarget>>,
     /// Accept an HTTP/1.1 request without `Host`.
-    pub(super) relaxed: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub relaxed: bool,
+    /// Whose semantics apply where they differ. With "squid" a condition on addresses is asked once, of all
+    /// addresses of a host together; a refusal that hangs on a condition on users asks for another
+    /// user; and a target that cannot be reached is a 503.
+    #[serde(skip_serializing_if = "is_default")]
+    pub compatibility: Compatibility,
+    /// Read the configuration again when one of its files changes [default: true]. SIGHUP always does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watch: Option<bool>,
+    /// Close tunnels that the rules forbid after they were read again.
+    #[serde(skip_serializing_if = "is_default")]
+    pub enforce_on_live: bool,
+    /// The time zone of conditions on time, such as "Europe/Paris" [default: the system's].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<Located<String>>,
     /// How long things may take.
-    pub(super) timeouts: Timeouts,
+    #[serde(skip_serializing_if = "is_default")]
+    pub timeouts: Timeouts,
+    /// How many tunnels there may be.
+    #[serde(skip_serializing_if = "is_default")]
+    pub limits: Limits,
+    /// How users prove who they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Located<Auth>>,
+    /// Conditions with a name, for `when` in rules.
+    #[serde(rename = "match", skip_serializing_if = "BTreeMap::is_empty")]
+    pub matches: BTreeMap<String, Located<Match>>,
+    /// Rules in order: the first that fits decides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<Located<Rule>>,
+    /// Other engines for some targets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub engine_rule: Vec<EngineRule>,
+    /// Addresses to connect from: the first entry of the target's IP version that fits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outgoing: Vec<Located<Outgoing>>,
+    /// Token buckets that `shape` refers to.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bucket: BTreeMap<String, Bucket>,
+    /// Bandwidth of some tunnels: the first entry that fits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shape: Vec<Located<Shape>>,
+}
+
+/// What an included file may have.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Included {
+    pub(super) include: Vec<String>,
+    #[serde(rename = "match")]
+    pub(super) matches: BTreeMap<String, Located<Match>>,
+    pub(super) rule: Vec<Located<Rule>>,
+}
+
+/// Whose semantics apply where they differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compatibility {
+    /// Ours.
+    #[default]
+    None,
+    /// Squid's.
+    Squid,
+}
+
+/// A listener: its address, or a table that also names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Listen {
+    /// The address.
+    Address(Text<SocketAddr>),
+    /// With a name.
+    Named(NamedListener),
+}
+
+/// A listener with a name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamedListener {
+    /// Where to listen.
+    pub address: Text<SocketAddr>,
+    /// For the condition `listener`.
+    pub name: Text<Word>,
 }
 
 /// How long things may take.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Timeouts {
+pub struct Timeouts {
     /// A request head, whole. Not extended by bytes that trickle in.
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub(super) head: Duration,
+    pub head: Span,
     /// Resolving and connecting, together.
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub(super) connect: Duration,
-    /// A tunnel without a byte in either direction. Squid's default.
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub(super) idle: Duration,
+    pub connect: Span,
+    /// A tunnel without a byte in either direction.
+    pub idle: Span,
     /// The same once one side has finished.
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub(super) half_closed: Duration,
+    pub half_closed: Span,
+    /// A tunnel as a whole [default: none].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Span>,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            head: Duration::from_secs(30),
-            connect: Duration::from_secs(30),
-            idle: Duration::from_secs(15 * 60),
-            half_closed: Duration::from_secs(5 * 60),
+            head: Span(Duration::from_secs(30)),
+            connect: Span(Duration::from_secs(30)),
+            idle: Span(Duration::from_secs(15 * 60)),
+            half_closed: Span(Duration::from_secs(5 * 60)),
+            lifetime: None,
         }
     }
 }
 
-/// An engine for some targets, as written.
-#[derive(Debug, Deserialize)]
+/// How many tunnels there may be, and how fast they may be. What is absent has no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// In all; never more than there are descriptors for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<u32>,
+    /// Of one client address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnels_per_client: Option<u32>,
+    /// Of one user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnels_per_user: Option<u32>,
+    /// Of each tunnel, both directions together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth_per_tunnel: Option<Text<Rate>>,
+}
+
+/// The same for the tunnels that a rule allows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuleLimits {
+    /// In all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<u32>,
+    /// Of one client address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnels_per_client: Option<u32>,
+    /// Of one user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnels_per_user: Option<u32>,
+    /// Of all of them together, both directions together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Text<Rate>>,
+    /// Of each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth_per_tunnel: Option<Text<Rate>>,
+    /// Without a byte in either direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Span>,
+    /// As a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Span>,
+}
+
+/// Basic authentication against a file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct EngineRule {
-    /// Networks of the address that is connected to.
-    #[serde(default, deserialize_with = "some_networks")]
-    destination: Option<Vec<IpNet>>,
-    /// Its ports.
-    #[serde(default, deserialize_with = "ports")]
-    port: Option<Vec<PortRange>>,
-    engine: EngineChoice,
+pub struct Auth {
+    /// The file, made by `htpasswd -B`: bcrypt, SHA-512, SHA-256 and MD5 (apr1) hashes.
+    pub htpasswd: PathBuf,
+    /// What the client shows to its user.
+    #[serde(default = "default_realm")]
+    pub realm: String,
+    /// How long a password that was right is not checked again.
+    #[serde(default = "default_ttl")]
+    pub ttl: Span,
 }
 
-impl From<EngineRule> for rules::EngineRule {
-    fn from(rule: EngineRule) -> Self {
+fn default_realm() -> String {
+    "Underpass".to_owned()
+}
+
+fn default_ttl() -> Span {
+    Span(Duration::from_secs(5 * 60))
+}
+
+/// Makes a struct of some fields and of all conditions.
+macro_rules! with_conditions {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident { $($(#[$field_meta:meta])* pub $field:ident: $kind:ty,)* }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $kind,)*
+            /// Names of matches that must hold too, before the other conditions; `!` negates.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub when: Vec<Text<Word>>,
+            /// The client's address.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub client: Networks,
+            /// The listener that was connected to, by name or address.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub listener: Vec<Text<Word>>,
+            /// The method, such as CONNECT.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub method: Vec<Text<Word>>,
+            /// The port that is asked for.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub port: Vec<PortRange>,
+            /// The host that is asked for.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub host: Vec<Text<Item<HostPattern>>>,
+            /// The same, by pattern.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub host_regex: Vec<Text<Item<Pattern>>>,
+            /// The whole target: `host:port`, or a URL.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub url_regex: Vec<Text<Item<Pattern>>>,
+            /// The target behind the host; a tunnel has none.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub path_regex: Vec<Text<Item<Pattern>>>,
+            /// The scheme of the URL; a tunnel has none.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub scheme: Vec<Text<Word>>,
+            /// When.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub time: Vec<Text<Window>>,
+            /// The client has more connections open than this.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub connections_above: Option<u32>,
+            /// This share of all requests, by chance.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub chance: Option<Chance>,
+            /// The firewall's mark of the client's connection (`net.ipv4.tcp_fwmark_accept`).
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub mark: Vec<Text<MarkText>>,
+            /// The authenticated user; `*` is any.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub user: Vec<Text<Item<Word>>>,
+            /// The same, by pattern.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub user_regex: Vec<Text<Item<Pattern>>>,
+            /// The address that is connected to.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            pub destination: Networks,
+        }
+
+        impl $name {
+            /// The conditions among the fields.
+            pub(super) fn conditions(&self) -> Conditions<'_> {
+                let Self {
+                    when, client, listener, method, port, host, host_regex, url_regex, path_regex,
+                    scheme, time, connections_above, chance, mark, user, user_regex, destination, ..
+                } = self;
+                Conditions {
+                    when, client, listener, method, port, host, host_regex, url_regex, path_regex,
+                    scheme, time, connections_above: *connections_above, chance: *chance, mark,
+                    user, user_regex, destination,
+                }
+            }
+        }
+    };
+}
+
+/// The conditions of a rule or a match.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conditions<'a> {
+    pub(super) when: &'a [Text<Word>],
+    pub(super) client: &'a [Text<Item<Network>>],
+    pub(super) listener: &'a [Text<Word>],
+    pub(super) method: &'a [Text<Word>],
+    pub(super) port: &'a [PortRange],
+    pub(super) host: &'a [Text<Item<HostPattern>>],
+    pub(super) host_regex: &'a [Text<Item<Pattern>>],
+    pub(super) url_regex: &'a [Text<Item<Pattern>>],
+    pub(super) path_regex: &'a [Text<Item<Pattern>>],
+    pub(super) scheme: &'a [Text<Word>],
+    pub(super) time: &'a [Text<Window>],
+    pub(super) connections_above: Option<u32>,
+    pub(super) chance: Option<Chance>,
+    pub(super) mark: &'a [Text<MarkText>],
+    pub(super) user: &'a [Text<Item<Word>>],
+    pub(super) user_regex: &'a [Text<Item<Pattern>>],
+    pub(super) destination: &'a [Text<Item<Network>>],
+}
+
+with_conditions! {
+    /// A rule: what it does, for requests of which every condition holds; a condition holds if one of
+    /// its values does.
+    pub struct Rule {
+        /// Its name, for logs and `underpass explain`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub name: Option<Text<Word>>,
+        /// What it does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub action: Option<Action>,
+        /// With `deny`: the status [default: 403].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub status: Option<u16>,
+        /// With `deny`: what the client is told.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub message: Option<String>,
+        /// With `deny`: where the client is sent instead (`Location`).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub redirect: Option<String>,
+        /// With `deny`: no reply, but a reset.
+        #[serde(skip_serializing_if = "is_default")]
+        pub reset: bool,
+        /// With `allow`: the engine of the tunnel.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub engine: Option<EngineChoice>,
+        /// With `allow`: limits of its tunnels.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub limits: Option<RuleLimits>,
+        /// Conditions of which each must not hold.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub not: Option<Box<Match>>,
+    }
+}
+
+with_conditions! {
+    /// Conditions that must all hold; a condition holds if one of its values does.
+    pub struct Match {
+        /// Names of matches of which one must hold; `!` negates.
+        #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+        pub any: Vec<Text<Word>>,
+        /// The address of ours that was connected to.
+        #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+        pub local_address: Networks,
+        /// Its port.
+        #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+        pub local_port: Vec<PortRange>,
+        /// `host` and `host_regex` also look for the name of a host that was given by address.
+        #[serde(skip_serializing_if = "is_default")]
+        pub reverse_lookup: bool,
+        /// `destination` does not resolve names: only a host given by address can match.
+        #[serde(skip_serializing_if = "is_default")]
+        pub no_lookup: bool,
+        /// `user` does not care about upper and lower case.
+        #[serde(skip_serializing_if = "is_default")]
+        pub ignore_case: bool,
+        /// Holds for every request, whatever else is said.
+        #[serde(skip_serializing_if = "is_default")]
+        pub always: bool,
+        /// Holds for no request.
+        #[serde(skip_serializing_if = "is_default")]
+        pub never: bool,
+        /// Conditions of which each must not hold.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub not: Option<Box<Match>>,
+    }
+}
+
+with_conditions! {
+    /// An address to connect from.
+    pub struct Outgoing {
+        /// The address.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub address: Option<Text<std::net::IpAddr>>,
+    }
+}
+
+with_conditions! {
+    /// A limit of bandwidth.
+    pub struct Shape {
+        /// The buckets that a tunnel takes its bytes from, each its own; none is no limit.
+        pub bucket: Vec<Text<Word>>,
+    }
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Lets the request through.
+    Allow,
+    /// Refuses it.
+    Deny,
+    /// Notes that it would refuse it, and leaves it to the rules behind.
+    Report,
+}
+
+/// A token bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bucket {
+    /// How many bytes flow into it.
+    pub rate: Text<Rate>,
+    /// How many it holds [default: those of a second].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub size: Option<Text<Size>>,
+    /// Who shares one.
+    #[serde(default)]
+    pub per: Sharing,
+    /// The direction that takes from it.
+    #[serde(default)]
+    pub direction: Flow,
+}
+
+/// Who shares a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// All tunnels.
+    #[default]
+    All,
+    /// Those of a client's network: /24 for IPv4, /64 for IPv6.
+    Network,
+    /// Those of a client address.
+    Client,
+    /// Those of a user.
+    User,
+    /// Nobody: each tunnel has its own.
+    Tunnel,
+}
+
+/// Which bytes count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Flow {
+    /// Towards the client.
+    Down,
+    /// From the client.
+    Up,
+    /// Both together.
+    #[default]
+    Both,
+}
+
+/// An engine for some targets.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EngineRule {
+    /// Networks of the address that is connected to.
+    #[serde(
+        default,
+        deserialize_with = "some_networks",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub destination: Option<Networks>,
+    /// Its ports.
+    #[serde(
+        default,
+        deserialize_with = "some_ports",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub port: Option<Vec<PortRange>>,
+    /// The engine.
+    pub engine: EngineChoice,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Its place, once the file is known.
+    pub place: Option<Place>,
+    /// Its bytes in the file.
+    pub(super) span: Range<usize>,
+}
+
+impl<T> Located<T> {
+    /// A value that stands at a place.
+    pub fn new(value: T, place: Place) -> Self {
         Self {
-            destinations: rule.destination,
-            ports: rule.port.map(PortSet::from_iter),
-            engine: rule.engine,
+            value,
+            place: Some(place),
+            span: 0..0,
         }
     }
 }
 
-impl File {
-    /// Reads and checks the file.
-    ///
-    /// # Errors
-    /// It cannot be read, or something in it is wrong: what, and where.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::parse(&text, path)
-    }
-
-    /// Checks the text of a file at `path`.
-    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| {
-            let (line, column) = place(text, error.span().map_or(0, |span| span.start));
-            ConfigError::Invalid {
-                path: path.to_owned(),
-                line,
-                column,
-                message: error.message().replace('\n', ", "),
-            }
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Located<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = toml::Spanned::<T>::deserialize(deserializer)?;
+        Ok(Self {
+            span: spanned.span(),
+            value: spanned.into_inner(),
+            place: None,
         })
     }
 }
 
-/// Line and column, from 1, of a byte offset.
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = before.matches('\n').count() + 1;
-    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-    (line, column)
+impl<T: Serialize> Serialize for Located<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
+    }
 }
 
-/// A list, with a helpful message where something else stands.
-struct List<T> {
-    /// What to write.
+impl<T: JsonSchema> JsonSchema for Located<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// A string or a table.
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Listen;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an address with a port such as \"127.0.0.1:3128\", or a table with `address` and `name`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Listen, E> {
+                let address = super::parse_listen(text).map_err(E::custom)?;
+                Ok(Listen::Address(Text(address)))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Listen, A::Error> {
+                let table = serde::de::value::MapAccessDeserializer::new(map);
+                NamedListener::deserialize(table).map(Listen::Named)
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Listen {
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Address(address) => address.0,
+            Self::Named(named) => named.address.0,
+        }
+    }
+
+    /// Its name; by default it has none.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Address(_) => "",
+            Self::Named(named) => &named.name.0.0,
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A list that says what belongs into it, and may not be empty.
+fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
     expected: &'static str,
-    may_be_empty: bool,
-    items: PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expected)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = sequence.next_element()? {
-            items.push(item);
-        }
-        if items.is_empty() && !self.may_be_empty {
-            return Err(A::Error::invalid_length(0, &self));
-        }
-        Ok(items)
-    }
+) -> Result<Option<Vec<T>>, D::Error> {
+    list(deserializer, expected, false).map(Some)
 }
 
 fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
@@ -164,116 +615,62 @@ fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     expected: &'static str,
     may_be_empty: bool,
 ) -> Result<Vec<T>, D::Error> {
-    deserializer.deserialize_any(List {
-        expected,
-        may_be_empty,
-        items: PhantomData,
-    })
-}
-
-fn addresses<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Vec<SocketAddr>>, D::Error> {
-    let expected = "a list of addresses such as [\"127.0.0.1:3128\"]";
-    let texts: Vec<String> = list(deserializer, expected, false)?;
-    let addresses: Result<_, _> = texts.iter().map(|text| parse_listen(text)).collect();
-    addresses.map(Some).map_err(D::Error::custom)
-}
-
-fn some_networks<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Vec<IpNet>>, D::Error> {
-    networks(deserializer, false)
-}
-
-fn destinations<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Vec<IpNet>>, D::Error> {
-    networks(deserializer, true)
-}
-
-fn networks<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    may_be_empty: bool,
-) -> Result<Option<Vec<IpNet>>, D::Error> {
-    let expected = "a list of networks such as [\"10.0.0.0/8\"]";
-    let texts: Vec<String> = list(deserializer, expected, may_be_empty)?;
-    let networks: Result<_, _> = texts.iter().map(|text| parse_network(text)).collect();
-    networks.map(Some).map_err(D::Error::custom)
-}
-
-fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PortRange>>, D::Error> {
-    let expected = "a list of ports such as [443, \"8000-8100\"]";
-    list(deserializer, expected, false).map(Some)
-}
-
-fn destination<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Destination>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(text: &str) -> String {
-        File::parse(text, "a.toml".as_ref())
-            .unwrap_err()
-            .to_string()
+    struct List<T> {
+        expected: &'static str,
+        may_be_empty: bool,
+        items: std::marker::PhantomData<T>,
     }
 
-    #[test]
-    fn an_unknown_key_is_named_with_its_place() {
-        let message = error("relaxed = true\nallow_ports = [443]\n");
-        assert!(message.starts_with("a.toml:2:1: "), "{message}");
-        assert!(message.contains("unknown field `allow_ports`"), "{message}");
-        assert!(message.contains("`allow_port`"), "{message}");
-    }
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for List<T> {
+        type Value = Vec<T>;
 
-    #[test]
-    fn a_bad_value_is_named_with_its_place() {
-        for (text, place, part) in [
-            (
-                "allow_client = [\"10.0.0/8\"]",
-                "a.toml:1:16",
-                "is not a network",
-            ),
-            ("listen = [\"localhost\"]", "a.toml:1:10", "with a port"),
-            ("engine = \"fast\"", "a.toml:1:10", "unknown variant"),
-            ("[[engine_rule]]\nport = [1]", "a.toml:1:1", "engine"),
-            (
-                "[[engine_rule]]\nengine = \"copy\"\nports = [1]",
-                "a.toml:3:1",
-                "unknown field `ports`",
-            ),
-            (
-                "[[engine_rule]]\nengine = \"copy\"\ndestination = []",
-                "a.toml:3:15",
-                "a list of networks",
-            ),
-            ("\n[timeouts]\nidle = \"never\"", "a.toml:3:8", "such as"),
-            ("[timeouts]\nidle = 5", "a.toml:2:8", "such as"),
-            ("allow_port = [0]", "a.toml:1:15", "port"),
-            ("access_log = \"\"", "a.toml:1:14", "is empty"),
-            ("listen = []", "a.toml:1:10", "such as [\"127.0.0.1:3128\"]"),
-            ("listen = \"[::]:1\"", "a.toml:1:10", "a list of addresses"),
-            ("allow_client = []", "a.toml:1:16", "a list of networks"),
-            ("allow_port = 443", "a.toml:1:14", "such as [443,"),
-            ("allow_port = []", "a.toml:1:14", "a list of ports"),
-            ("listen = ", "a.toml:1:10", ""),
-        ] {
-            let message = error(text);
-            assert!(message.starts_with(place), "{text}: {message}");
-            assert!(message.contains(part), "{text}: {message}");
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.expected)
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut sequence: A,
+        ) -> Result<Self::Value, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = sequence.next_element()? {
+                items.push(item);
+            }
+            if items.is_empty() && !self.may_be_empty {
+                return Err(serde::de::Error::invalid_length(0, &self));
+            }
+            Ok(items)
         }
     }
 
-    #[test]
-    fn an_empty_file_is_the_default() {
-        let file = File::parse("# nothing\n", "a.toml".as_ref()).unwrap();
-        assert!(file.listen.is_none() && !file.relaxed);
-        assert_eq!(file.timeouts.idle, Duration::from_secs(900));
-    }
+    deserializer.deserialize_any(List {
+        expected,
+        may_be_empty,
+        items: std::marker::PhantomData,
+    })
+}
+
+/// A condition without a value would hold for no request; whoever leaves one empty may mean all.
+fn filled<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Vec<T>, D::Error> {
+    list(
+        d,
+        "a list with at least one value; leave the key out to match everything",
+        false,
+    )
+}
+
+fn some_listeners<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<Listen>>, D::Error> {
+    some(d, "a list of addresses such as [\"127.0.0.1:3128\"]")
+}
+
+fn some_networks<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Networks>, D::Error> {
+    some(d, "a list of networks such as [\"10.0.0.0/8\"]")
+}
+
+fn networks<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Networks>, D::Error> {
+    list(d, "a list of networks such as [\"10.0.0.0/8\"]", true).map(Some)
+}
+
+fn some_ports<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<PortRange>>, D::Error> {
+    some(d, "a list of ports such as [443, \"8000-8100\"]")
 }

@@ -79,14 +79,14 @@ impl RequestError {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Self::MethodNotAllowed => Status::MethodNotAllowed,
-            Self::UnknownMethod => Status::NotImplemented,
+            Self::MethodNotAllowed => Status::METHOD_NOT_ALLOWED,
+            Self::UnknownMethod => Status::NOT_IMPLEMENTED,
             Self::Target(_)
             | Self::MissingHost
             | Self::RepeatedHost
             | Self::InvalidHost
             | Self::TransferEncoding
-            | Self::ContentLength => Status::BadRequest,
+            | Self::ContentLength => Status::BAD_REQUEST,
         }
     }
 }

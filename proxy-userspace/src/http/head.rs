@@ -414,10 +414,10 @@ impl HeadError {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Self::MethodTooLong => Status::NotImplemented,
-            Self::TargetTooLong => Status::UriTooLong,
-            Self::TooLarge => Status::HeaderFieldsTooLarge,
-            Self::UnsupportedVersion => Status::VersionNotSupported,
+            Self::MethodTooLong => Status::NOT_IMPLEMENTED,
+            Self::TargetTooLong => Status::URI_TOO_LONG,
+            Self::TooLarge => Status::HEADER_FIELDS_TOO_LARGE,
+            Self::UnsupportedVersion => Status::VERSION_NOT_SUPPORTED,
             Self::Tls
             | Self::Socks
             | Self::InvalidMethod
@@ -433,7 +433,7 @@ impl HeadError {
             | Self::InvalidFieldValue
             | Self::BareLf
             | Self::BareCr
-            | Self::EmptyLines => Status::BadRequest,
+            | Self::EmptyLines => Status::BAD_REQUEST,
         }
     }
 }

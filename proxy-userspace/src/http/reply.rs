@@ -21,6 +21,9 @@ pub const CONNECTION_ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\
 /// The access log counts these bytes; see the size of a `TCP_TUNNEL/200` record.
 const _: () = assert!(CONNECTION_ESTABLISHED.len() == 39);
 
+/// When a client that met a limit may try again: tunnels end at any time.
+pub const RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// 10000-01-01T00:00:00Z in seconds since 1970: an HTTP date has four digits for the year.
 const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
 
@@ -60,6 +63,21 @@ pub struct Refusal {
     error: ProxyError,
     /// One line: control characters are replaced when it is made.
     reason: String,
+    /// What else the client is told in fields.
+    extra: Extra,
+}
+
+/// A field that some refusals have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Extra {
+    #[default]
+    Nothing,
+    /// `Proxy-Authenticate`, for this realm.
+    Realm(String),
+    /// `Location`.
+    Location(String),
+    /// `Retry-After`.
+    RetryAfter(Duration),
 }
 
 impl ProxyError {
@@ -89,17 +107,17 @@ impl ProxyError {
     #[must_use]
     pub const fn usual_status(self) -> Status {
         match self {
-            Self::HttpRequestError => Status::BadRequest,
+            Self::HttpRequestError => Status::BAD_REQUEST,
             Self::HttpRequestDenied | Self::DestinationIpProhibited | Self::ProxyLoopDetected => {
-                Status::Forbidden
+                Status::FORBIDDEN
             }
             Self::ConnectionRefused
             | Self::DestinationIpUnroutable
             | Self::DnsError
-            | Self::ConnectionTerminated => Status::BadGateway,
-            Self::ConnectionTimeout | Self::DnsTimeout => Status::GatewayTimeout,
-            Self::ConnectionLimitReached => Status::ServiceUnavailable,
-            Self::ProxyInternalError => Status::InternalServerError,
+            | Self::ConnectionTerminated => Status::BAD_GATEWAY,
+            Self::ConnectionTimeout | Self::DnsTimeout => Status::GATEWAY_TIMEOUT,
+            Self::ConnectionLimitReached => Status::SERVICE_UNAVAILABLE,
+            Self::ProxyInternalError => Status::INTERNAL_SERVER_ERROR,
         }
     }
 }
@@ -125,14 +143,46 @@ impl Refusal {
             status,
             error,
             reason,
+            extra: Extra::Nothing,
         }
+    }
+
+    /// A rule asks for a user (RFC 9110 §15.5.8).
+    #[must_use]
+    pub fn challenge(realm: &str, reason: impl Into<String>) -> Self {
+        let status = Status::PROXY_AUTHENTICATION_REQUIRED;
+        let mut refusal = Self::with_status(status, ProxyError::HttpRequestDenied, reason);
+        refusal.extra = Extra::Realm(realm.replace(char::is_control, " "));
+        refusal
+    }
+
+    /// The same refusal with another status.
+    #[must_use]
+    pub fn with_other_status(mut self, status: Status) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The same refusal, and where to go instead. What no URL can have is left out of it.
+    #[must_use]
+    pub fn with_location(mut self, location: &str) -> Self {
+        let visible = location.chars().filter(char::is_ascii_graphic).collect();
+        self.extra = Extra::Location(visible);
+        self
+    }
+
+    /// The same refusal, and when to try again (RFC 9110 §10.2.3).
+    #[must_use]
+    pub fn with_retry_after(mut self, pause: Duration) -> Self {
+        self.extra = Extra::RetryAfter(pause);
+        self
     }
 
     /// The client began a request and did not end its head in time.
     #[must_use]
     pub fn head_timeout() -> Self {
         Self::with_status(
-            Status::RequestTimeout,
+            Status::REQUEST_TIMEOUT,
             ProxyError::HttpRequestError,
             "the request head did not end in time",
         )
@@ -145,6 +195,7 @@ impl Refusal {
             ProxyError::ConnectionLimitReached,
             "this proxy has no room for another tunnel at present; try again later",
         )
+        .with_retry_after(RETRY_AFTER)
     }
 
     /// The status.
@@ -170,10 +221,17 @@ impl Refusal {
     #[must_use]
     pub fn encode(&self, date: SystemTime, head_request: bool) -> Vec<u8> {
         let date = date_field(date).unwrap_or_default();
-        let allow = if self.status.requires_allow() {
-            "Allow: CONNECT\r\n"
-        } else {
-            ""
+        let extra = match &self.extra {
+            Extra::Nothing if self.status == Status::METHOD_NOT_ALLOWED => {
+                "Allow: CONNECT\r\n".to_owned()
+            }
+            Extra::Nothing => String::new(),
+            Extra::Realm(realm) => format!(
+                "Proxy-Authenticate: Basic realm=\"{}\", charset=\"UTF-8\"\r\n",
+                structured_string(realm)
+            ),
+            Extra::Location(location) => format!("Location: {location}\r\n"),
+            Extra::RetryAfter(pause) => format!("Retry-After: {}\r\n", pause.as_secs()),
         };
         let body = if head_request {
             String::new()
@@ -187,7 +245,7 @@ impl Refusal {
              Content-Type: text/plain; charset=utf-8\r\n\
              Content-Length: {length}\r\n\
              Proxy-Status: underpass; error={error}; details=\"{details}\"\r\n\
-             {allow}\
+             {extra}\
              \r\n\
              {body}",
             code = self.status.code(),

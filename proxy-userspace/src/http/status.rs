@@ -1,67 +1,97 @@
-//! The status codes that a refusal can have.
+//! Status codes of replies that we make ourselves.
 
-use std::fmt;
+use std::{fmt, num::NonZeroU16};
 
-/// The status code of a refusal (RFC 9110 §15, RFC 6585 §5).
+/// The status code of a refusal (RFC 9110 §15, RFC 6585), from 300 to 599.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u16)]
-pub enum Status {
+pub struct Status(NonZeroU16);
+
+/// Makes the constants and the table of phrases of one list.
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $name:ident = $code:literal $phrase:literal;)*) => {
+        impl Status {
+            $($(#[$doc])* pub const $name: Self = Self::known($code);)*
+
+            /// The reason phrase of the status line; empty for a status that we know no phrase of.
+            #[must_use]
+            pub const fn phrase(self) -> &'static str {
+                match self.code() {
+                    $($code => $phrase,)*
+                    _ => "",
+                }
+            }
+        }
+    };
+}
+
+statuses! {
+    /// A rule sends the client elsewhere.
+    FOUND = 302 "Found";
+    /// The same, with the same method.
+    TEMPORARY_REDIRECT = 307 "Temporary Redirect";
     /// The request is malformed.
-    BadRequest = 400,
+    BAD_REQUEST = 400 "Bad Request";
     /// The policy does not permit it.
-    Forbidden = 403,
+    FORBIDDEN = 403 "Forbidden";
+    /// What a rule may say instead.
+    NOT_FOUND = 404 "Not Found";
     /// A known method other than CONNECT; the reply carries `Allow`.
-    MethodNotAllowed = 405,
+    METHOD_NOT_ALLOWED = 405 "Method Not Allowed";
+    /// The policy asks for a user; the reply carries `Proxy-Authenticate`.
+    PROXY_AUTHENTICATION_REQUIRED = 407 "Proxy Authentication Required";
     /// The head did not end in time.
-    RequestTimeout = 408,
+    REQUEST_TIMEOUT = 408 "Request Timeout";
+    /// What a rule may say instead.
+    GONE = 410 "Gone";
     /// The target is longer than any authority.
-    UriTooLong = 414,
+    URI_TOO_LONG = 414 "URI Too Long";
+    /// The client has as many tunnels as it may have.
+    TOO_MANY_REQUESTS = 429 "Too Many Requests";
     /// The head is too large.
-    HeaderFieldsTooLarge = 431,
+    HEADER_FIELDS_TOO_LARGE = 431 "Request Header Fields Too Large";
+    /// What a rule may say instead.
+    UNAVAILABLE_FOR_LEGAL_REASONS = 451 "Unavailable For Legal Reasons";
     /// Our own fault.
-    InternalServerError = 500,
+    INTERNAL_SERVER_ERROR = 500 "Internal Server Error";
     /// A method that we do not know.
-    NotImplemented = 501,
+    NOT_IMPLEMENTED = 501 "Not Implemented";
     /// The origin can not be reached.
-    BadGateway = 502,
+    BAD_GATEWAY = 502 "Bad Gateway";
     /// We have no room for the request at present.
-    ServiceUnavailable = 503,
+    SERVICE_UNAVAILABLE = 503 "Service Unavailable";
     /// The origin did not answer in time.
-    GatewayTimeout = 504,
+    GATEWAY_TIMEOUT = 504 "Gateway Timeout";
     /// Neither HTTP/1.1 nor HTTP/1.0.
-    VersionNotSupported = 505,
+    VERSION_NOT_SUPPORTED = 505 "HTTP Version Not Supported";
 }
 
 impl Status {
-    /// The number.
+    /// A status of a refusal: a redirection or an error.
     #[must_use]
-    pub const fn code(self) -> u16 {
-        self as u16
-    }
-
-    /// The reason phrase of the status line.
-    #[must_use]
-    pub const fn phrase(self) -> &'static str {
-        match self {
-            Self::BadRequest => "Bad Request",
-            Self::Forbidden => "Forbidden",
-            Self::MethodNotAllowed => "Method Not Allowed",
-            Self::RequestTimeout => "Request Timeout",
-            Self::UriTooLong => "URI Too Long",
-            Self::HeaderFieldsTooLarge => "Request Header Fields Too Large",
-            Self::InternalServerError => "Internal Server Error",
-            Self::NotImplemented => "Not Implemented",
-            Self::BadGateway => "Bad Gateway",
-            Self::ServiceUnavailable => "Service Unavailable",
-            Self::GatewayTimeout => "Gateway Timeout",
-            Self::VersionNotSupported => "HTTP Version Not Supported",
+    pub const fn refusal(code: u16) -> Option<Self> {
+        match NonZeroU16::new(code) {
+            Some(nonzero) if code >= 300 && code < 600 => Some(Self(nonzero)),
+            _ => None,
         }
     }
 
-    /// Whether the reply must name the methods that are allowed (RFC 9110 §15.5.6).
+    const fn known(code: u16) -> Self {
+        match Self::refusal(code) {
+            Some(status) => status,
+            None => Self(NonZeroU16::MAX),
+        }
+    }
+
+    /// The number.
     #[must_use]
-    pub const fn requires_allow(self) -> bool {
-        matches!(self, Self::MethodNotAllowed)
+    pub const fn code(self) -> u16 {
+        self.0.get()
+    }
+
+    /// Whether the client is sent elsewhere.
+    #[must_use]
+    pub const fn is_redirection(self) -> bool {
+        self.code() < 400
     }
 }
 

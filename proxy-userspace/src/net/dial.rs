@@ -1,34 +1,28 @@
-//! Connecting to a target: resolve, judge every address, try the permitted ones in turn.
+//! Connecting to a target: the permitted addresses in turn.
 //!
-//! The address that was judged is the address that is dialled; a name is resolved once.
+//! The address that was judged is the address that is dialled; a name is resolved once, by whoever
+//! judges.
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
 };
 
 use tokio::{
-    net::{TcpStream, lookup_host},
-    sync::OwnedSemaphorePermit,
+    net::{TcpSocket, TcpStream},
     time::{Instant, timeout_at},
 };
 
-use super::listen::{is_local, prepare};
-use crate::{
-    authority::{Authority, Host},
-    http::{ProxyError, Refusal},
-    policy::{Denial, Policy},
-};
+use super::listen::prepare;
+use crate::http::{ProxyError, Refusal};
 
 /// A connection to the target.
 #[derive(Debug)]
 pub struct Dialled {
     /// The connected socket.
     pub stream: TcpStream,
-    /// The address it is connected to.
-    pub address: SocketAddr,
+    /// Which of the addresses it is connected to.
+    pub index: usize,
 }
 
 /// Why there is no connection.
@@ -36,207 +30,122 @@ pub struct Dialled {
 pub struct DialError {
     /// What the client is told.
     pub refusal: Refusal,
-    /// The address that was tried last, if any was.
-    pub tried: Option<SocketAddr>,
-    /// Whether the policy said no, rather than the network.
-    pub denied: bool,
+    /// The address that was tried last.
+    pub tried: SocketAddr,
 }
 
-impl DialError {
-    fn denied(refusal: Refusal) -> Self {
-        Self {
-            refusal,
-            tried: None,
-            denied: true,
-        }
-    }
-
-    fn failed(error: ProxyError, reason: String, tried: Option<SocketAddr>) -> Self {
-        Self {
-            refusal: Refusal::new(error, reason),
-            tried,
-            denied: false,
-        }
-    }
-}
-
-/// What a dialler goes by.
+/// An address to try.
 #[derive(Clone, Copy, Debug)]
-pub struct Dialler<'a> {
-    /// Judges each address.
-    pub policy: &'a Policy,
-    /// Our own listeners, which a tunnel must not lead back to.
-    pub listeners: &'a [SocketAddr],
-    /// For resolving and connecting together.
-    pub timeout: Duration,
-    /// Held until the resolver has answered, also if nobody waits for it any more: a name that is
-    /// being resolved takes a thread, and a descriptor or two.
-    pub room: &'a Arc<OwnedSemaphorePermit>,
+pub struct Route {
+    /// The address.
+    pub target: SocketAddr,
+    /// The address of ours to connect from; the kernel's choice if there is none.
+    pub source: Option<IpAddr>,
 }
 
-impl Dialler<'_> {
-    /// Connects to the target.
-    pub async fn dial(&self, target: &Authority) -> Result<Dialled, DialError> {
-        let deadline = Instant::now() + self.timeout;
-        let addresses = self.resolve(target, deadline).await?;
-        let permitted = self.permitted(&addresses)?;
-        let mut left = u32::try_from(permitted.len()).unwrap_or(u32::MAX);
-        let mut last = None;
-        for address in permitted {
-            // A silent address may use up its share of the time, not that of the next one.
-            let now = Instant::now();
-            let share = deadline.saturating_duration_since(now) / left.max(1);
-            left -= 1;
-            match timeout_at(now + share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => match finish(stream, address) {
-                    Ok(dialled) => return Ok(dialled),
-                    Err(error) => last = Some(error),
-                },
-                Ok(Err(error)) => last = Some(connect_error(address, &error)),
-                Err(_elapsed) => {
-                    last = Some(DialError::failed(
-                        ProxyError::ConnectionTimeout,
-                        format!("{address} did not answer in time"),
-                        Some(address),
-                    ));
-                }
+/// Connects to the first of the addresses that answers; none if there is none.
+pub async fn dial(routes: &[Route], deadline: Instant) -> Result<Dialled, Option<DialError>> {
+    let mut left = u32::try_from(routes.len()).unwrap_or(u32::MAX);
+    let mut last = None;
+    for (index, &route) in routes.iter().enumerate() {
+        // A silent address may use up its share of the time, not that of the next one.
+        let now = Instant::now();
+        let share = deadline.saturating_duration_since(now) / left.max(1);
+        left -= 1;
+        let address = route.target;
+        match timeout_at(now + share, connect(route)).await {
+            Ok(Ok(stream)) => match finish(&stream, address) {
+                Ok(()) => return Ok(Dialled { stream, index }),
+                Err(error) => last = Some(error),
+            },
+            Ok(Err(error)) => last = Some(connect_error(route, &error)),
+            Err(_elapsed) => {
+                last = Some(failed(
+                    ProxyError::ConnectionTimeout,
+                    format!("{address} did not answer in time"),
+                    address,
+                ));
             }
         }
-        Err(last.unwrap_or_else(|| no_address(target)))
     }
-
-    async fn resolve(
-        &self,
-        target: &Authority,
-        deadline: Instant,
-    ) -> Result<Vec<SocketAddr>, DialError> {
-        let port = target.port().get();
-        let name = match target.host() {
-            Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
-            Host::Name(name) => name,
-        };
-        let lookup = tokio::spawn({
-            let (name, room) = (name.as_str().to_owned(), Arc::clone(self.room));
-            async move {
-                let addresses = lookup_host((name, port)).await.map(unique);
-                drop(room);
-                addresses
-            }
-        });
-        let found = timeout_at(deadline, lookup)
-            .await
-            .map(|ended| ended.unwrap_or_else(|error| Err(io::Error::other(error))));
-        match found {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(error)) => Err(DialError::failed(
-                ProxyError::DnsError,
-                format!("cannot resolve {}: {error}", name.as_str()),
-                None,
-            )),
-            Err(_elapsed) => Err(DialError::failed(
-                ProxyError::DnsTimeout,
-                format!("resolving {} took too long", name.as_str()),
-                None,
-            )),
-        }
-    }
-
-    /// The addresses that may be dialled; the first reason against one if none may.
-    fn permitted(&self, addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>, DialError> {
-        let mut first = None;
-        let mut permitted = Vec::with_capacity(addresses.len());
-        for &address in addresses {
-            match self.judge(address) {
-                Ok(()) => permitted.push(address),
-                Err(error) => {
-                    first.get_or_insert(error);
-                }
-            }
-        }
-        match first {
-            Some(error) if permitted.is_empty() => Err(error),
-            _ => Ok(permitted),
-        }
-    }
-
-    fn judge(&self, address: SocketAddr) -> Result<(), DialError> {
-        let denied = |denial: Denial| DialError::denied(denial.into());
-        self.policy.address(address.ip()).map_err(denied)?;
-        let ip = address.ip().to_canonical();
-        let ours = is_local(ip).map_err(|error| connect_error(address, &error))?;
-        if ours {
-            self.policy.own_address(ip).map_err(denied)?;
-        }
-        if self.is_self(ip, address.port(), ours) {
-            return Err(DialError::denied(Refusal::new(
-                ProxyError::ProxyLoopDetected,
-                format!("{address} is this proxy itself"),
-            )));
-        }
-        Ok(())
-    }
-
-    /// Whether a connection to the address, which may be `ours`, would arrive at one of our
-    /// listeners.
-    fn is_self(&self, ip: IpAddr, port: u16, ours: bool) -> bool {
-        self.listeners
-            .iter()
-            .filter(|listener| listener.port() == port)
-            .any(|listener| {
-                let own = listener.ip().to_canonical();
-                own == ip || (own.is_unspecified() || ip.is_unspecified()) && ours
-            })
-    }
+    Err(last)
 }
 
-/// Each address once, in order.
-fn unique(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
-    let mut unique = Vec::new();
-    for address in addresses {
-        if !unique.contains(&address) {
-            unique.push(address);
-        }
-    }
-    unique
+async fn connect(route: Route) -> io::Result<TcpStream> {
+    let Some(source) = route.source else {
+        return TcpStream::connect(route.target).await;
+    };
+    let socket = match route.target {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // The port is chosen when the target is known: one port serves many targets.
+    super::sockopt::bind_address_no_port(&socket)?;
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(route.target).await
 }
 
-fn finish(stream: TcpStream, address: SocketAddr) -> Result<Dialled, DialError> {
-    let failed = |error: io::Error| connect_error(address, &error);
-    if stream.local_addr().map_err(failed)? == stream.peer_addr().map_err(failed)? {
+fn finish(stream: &TcpStream, address: SocketAddr) -> Result<(), DialError> {
+    let failed_with = |error: io::Error| {
+        connect_error(
+            Route {
+                target: address,
+                source: None,
+            },
+            &error,
+        )
+    };
+    if stream.local_addr().map_err(failed_with)? == stream.peer_addr().map_err(failed_with)? {
         // A port of the ephemeral range that nobody listens on can be answered by our own connect
         // (simultaneous open): the socket is connected to itself.
-        return Err(DialError::failed(
+        return Err(failed(
             ProxyError::ConnectionRefused,
             format!("{address} refused the connection"),
-            Some(address),
+            address,
         ));
     }
-    prepare(&stream).map_err(failed)?;
-    Ok(Dialled { stream, address })
+    prepare(stream).map_err(failed_with)
 }
 
-fn connect_error(address: SocketAddr, error: &io::Error) -> DialError {
-    let (kind, reason) = match error.kind() {
-        io::ErrorKind::ConnectionRefused => (
+fn failed(error: ProxyError, reason: String, tried: SocketAddr) -> DialError {
+    DialError {
+        refusal: Refusal::new(error, reason),
+        tried,
+    }
+}
+
+fn connect_error(route: Route, error: &io::Error) -> DialError {
+    let address = route.target;
+    let (kind, reason) = match (error.kind(), route.source) {
+        (io::ErrorKind::AddrNotAvailable, Some(source)) => (
+            ProxyError::ProxyInternalError,
+            format!(
+                "the proxy cannot connect from {source}: this host does not have the address, or no free port on it"
+            ),
+        ),
+        (io::ErrorKind::ConnectionRefused, _) => (
             ProxyError::ConnectionRefused,
             format!("{address} refused the connection"),
         ),
-        io::ErrorKind::TimedOut => (
+        (io::ErrorKind::TimedOut, _) => (
             ProxyError::ConnectionTimeout,
             format!("{address} did not answer in time"),
         ),
         // Of IPv6 it can also mean that we have no address to connect from.
-        io::ErrorKind::AddrNotAvailable if address.is_ipv4() => (
+        (io::ErrorKind::AddrNotAvailable, None) if address.is_ipv4() => (
             ProxyError::ProxyInternalError,
             format!("the proxy has no free port to connect to {address} from"),
         ),
-        io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::AddrNotAvailable => (
+        (
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::AddrNotAvailable,
+            _,
+        ) => (
             ProxyError::DestinationIpUnroutable,
             format!("no way to {address}: {error}"),
         ),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => (
+        (io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted, _) => (
             ProxyError::ConnectionTerminated,
             format!("{address} closed the connection at once"),
         ),
@@ -251,13 +160,5 @@ fn connect_error(address: SocketAddr, error: &io::Error) -> DialError {
             ),
         },
     };
-    DialError::failed(kind, reason, Some(address))
-}
-
-fn no_address(target: &Authority) -> DialError {
-    DialError::failed(
-        ProxyError::DnsError,
-        format!("{} has no address", target.host()),
-        None,
-    )
+    failed(kind, reason, address)
 }

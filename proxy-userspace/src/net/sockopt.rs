@@ -177,6 +177,15 @@ pub fn fill_whole_send_buffer(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_notsent_lowat(u32::MAX)
 }
 
+/// Lets a socket that is bound to an address alone have its port chosen when it connects, so that
+/// connections to different targets can share one (`IP_BIND_ADDRESS_NO_PORT`).
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
 /// Sends what `MSG_MORE` has held back (`__tcp_sock_set_nodelay`), on a socket that does not delay anyway.
 pub fn push(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_nodelay(true)

@@ -17,7 +17,7 @@ pub struct PortRange {
     last: u16,
 }
 
-/// The union of some ranges; the default is 443, the port of HTTPS.
+/// The union of some ranges; the default is 443, the port of HTTPS. Ranges may overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSet(Vec<PortRange>);
 
@@ -53,6 +53,13 @@ impl PortSet {
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
         self.0.iter().any(|range| range.contains(port))
+    }
+
+    /// Whether every port of `other` is in this set.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut ports = other.0.iter().flat_map(|range| range.first..=range.last);
+        ports.all(|port| self.contains(port))
     }
 }
 

@@ -1,6 +1,10 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::http::{ProxyError, Refusal};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -10,13 +14,12 @@ fn networks(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// The default policy with these destinations allowed in addition.
-fn allowing(destinations: &[&str]) -> Policy {
-    Policy::new(
-        Policy::default_clients(),
-        networks(destinations),
-        PortSet::default(),
-    )
+/// The default guard with these destinations allowed in addition.
+fn allowing(destinations: &[&str]) -> Guard {
+    Guard {
+        destinations: networks(destinations).into_iter().collect(),
+        ..Guard::default()
+    }
 }
 
 /// The reason of a denial, or that there is none.
@@ -26,7 +29,7 @@ fn reason(answer: Result<(), Denial>) -> String {
 
 #[test]
 fn the_default_lets_this_host_reach_public_addresses_on_443() {
-    let policy = Policy::default();
+    let policy = Guard::default();
     for client in ["127.0.0.1", "127.255.255.255", "::1", "::ffff:127.0.0.1"] {
         assert_eq!(policy.client(ip(client)), Ok(()), "{client}");
     }
@@ -38,7 +41,7 @@ fn the_default_lets_this_host_reach_public_addresses_on_443() {
 
 #[test]
 fn a_denial_says_what_was_denied_and_which_option_would_permit_it() {
-    let policy = Policy::default();
+    let policy = Guard::default();
     for (answer, expected) in [
         (
             policy.client(ip("10.1.2.3")),
@@ -144,14 +147,18 @@ fn an_own_address_is_open_when_its_network_is_allowed() {
 
 #[test]
 fn an_empty_list_of_clients_or_ports_permits_none() {
-    let policy = Policy::new(Vec::new(), Vec::new(), PortSet::from_iter([]));
+    let policy = Guard {
+        clients: NetworkSet::default(),
+        ports: PortSet::from_iter([]),
+        ..Guard::default()
+    };
     assert!(policy.client(ip("127.0.0.1")).is_err());
     assert!(policy.port(443).is_err());
 }
 
 #[test]
 fn a_denial_becomes_a_403_with_the_error_of_its_kind() {
-    let policy = Policy::default();
+    let policy = Guard::default();
     let through_nat64 = allowing(&["64:ff9b::/96"]);
     for (answer, expected) in [
         (policy.client(ip("10.1.2.3")), ProxyError::HttpRequestDenied),
@@ -183,7 +190,10 @@ proptest! {
         let mut allowed = Vec::new();
         // At most two steps: the address itself, then the IPv4 address inside it.
         for _step in 0..3 {
-            let policy = Policy::new(Vec::new(), allowed.clone(), PortSet::default());
+            let policy = Guard {
+                destinations: allowed.iter().copied().collect(),
+                ..Guard::default()
+            };
             match policy.address(address) {
                 Ok(()) => return Ok(()),
                 Err(Denial::Address { block, .. } | Denial::Embedded { block, .. }) => allowed.push(block.network),

@@ -50,6 +50,12 @@ impl Buffer {
         self.size
     }
 
+    /// Holds these bytes, which were read elsewhere; it was empty.
+    pub(super) fn replace(&mut self, bytes: Vec<u8>) {
+        self.bytes = bytes;
+        self.done = 0;
+    }
+
     /// Begins small again.
     pub(super) fn shrink(&mut self) {
         self.size = COPY_BUFFER_MIN_BYTES;

@@ -3,16 +3,14 @@
 
 use std::net::SocketAddr;
 
-use ipnet::IpNet;
-
 use super::selection::EngineChoice;
-use crate::policy::PortSet;
+use crate::policy::{NetworkSet, PortSet};
 
 /// An engine for some targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineRule {
     /// Networks of the address that is connected to; `None` for all.
-    pub destinations: Option<Vec<IpNet>>,
+    pub destinations: Option<NetworkSet>,
     /// Its ports; `None` for all.
     pub ports: Option<PortSet>,
     /// The engine.
@@ -34,7 +32,7 @@ impl EngineRule {
         let destination = self
             .destinations
             .as_ref()
-            .is_none_or(|networks| networks.iter().any(|network| network.contains(&ip)));
+            .is_none_or(|networks| networks.contains(ip));
         let port = self
             .ports
             .as_ref()
@@ -63,17 +61,26 @@ impl EngineRules {
 mod tests {
     use super::*;
 
+    fn networks() -> NetworkSet {
+        [(
+            "10.0.0.0".parse().unwrap(),
+            "10.255.255.255".parse().unwrap(),
+        )]
+        .into_iter()
+        .collect()
+    }
+
     #[test]
     fn the_first_rule_that_fits_decides() {
         let rules = EngineRules {
             rules: vec![
                 EngineRule {
-                    destinations: Some(vec!["10.0.0.0/8".parse().unwrap()]),
+                    destinations: Some(networks()),
                     ports: Some(PortSet::from_iter(["22".parse().unwrap()])),
                     engine: EngineChoice::Sockmap,
                 },
                 EngineRule {
-                    destinations: Some(vec!["10.0.0.0/8".parse().unwrap()]),
+                    destinations: Some(networks()),
                     ports: None,
                     engine: EngineChoice::Splice,
                 },

@@ -4,7 +4,8 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use aya::util::KernelVersion;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Relay,
@@ -14,7 +15,9 @@ use super::{
 use crate::kernel::version::{SOUND_KERNELS, is_sound};
 
 /// The `--engine` option.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
     /// By how a tunnel behaves: it begins in user space and moves into the kernel once it chats

@@ -49,7 +49,8 @@ fn only_connect_is_served() {
         let error = read(&head, Strictness::Strict).unwrap_err();
         assert_eq!(error, expected, "{method}");
         assert_eq!(error.status().code(), status, "{method}");
-        assert_eq!(error.status().requires_allow(), status == 405, "{method}");
+        let is_405 = error.status() == Status::METHOD_NOT_ALLOWED;
+        assert_eq!(is_405, status == 405, "{method}");
     }
 }
 
@@ -68,7 +69,7 @@ fn the_target_must_be_an_authority() {
             RequestError::Target(expected),
             "judged before the missing Host"
         );
-        assert_eq!(error.status(), Status::BadRequest);
+        assert_eq!(error.status(), Status::BAD_REQUEST);
         assert_eq!(error.to_string(), expected.to_string());
     }
 }
@@ -145,6 +146,6 @@ fn a_body_is_refused_and_an_empty_one_is_not() {
             "{fields:?}"
         );
     }
-    assert_eq!(E::TransferEncoding.status(), Status::BadRequest);
-    assert_eq!(E::ContentLength.status(), Status::BadRequest);
+    assert_eq!(E::TransferEncoding.status(), Status::BAD_REQUEST);
+    assert_eq!(E::ContentLength.status(), Status::BAD_REQUEST);
 }

@@ -1,0 +1,533 @@
+//! May this request be served, and by which addresses? Asks the policy, and finds out what it needs to
+//! know: the user, the addresses of a name, the name of an address.
+//!
+//! A live request and `underpass explain` go the same way through here.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::lookup_host,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    auth::{Authenticator, Credentials},
+    authority::{Authority, Host, HostName},
+    config::Live,
+    http::{ProxyError, Refusal},
+    net::listen::is_local,
+    policy::{Decision, Facts, Moment, Need, Step, User, Verdict},
+};
+
+/// What Squid calls an address without a name.
+const NO_NAME: &str = "none";
+
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Who.
+    pub client: IpAddr,
+    /// The address of ours that was connected to.
+    pub listener: SocketAddr,
+    /// The listener's name.
+    pub listener_name: &'a str,
+    /// The method.
+    pub method: &'a str,
+    /// The scheme of a URL.
+    pub scheme: Option<&'a str>,
+    /// Where to.
+    pub target: &'a Authority,
+    /// The same as text: `host:port`, or the URL.
+    pub url: &'a str,
+    /// Who they say they are.
+    pub claim: &'a Claim,
+    /// Connections of the client, this one included.
+    pub connections: u32,
+    /// The firewall's mark.
+    pub mark: u32,
+    /// A number drawn for the request.
+    pub dice: u64,
+}
+
+/// Who a client says it is.
+#[derive(Clone, Debug, Default)]
+pub enum Claim {
+    /// It says nothing, or nothing that makes sense.
+    #[default]
+    Nothing,
+    /// It has credentials.
+    Credentials(Credentials),
+    /// Somebody has looked at them already.
+    Verified(String),
+}
+
+/// Where a request may lead.
+#[derive(Debug, Default)]
+pub struct Permit {
+    /// Addresses to try, in this order.
+    pub candidates: Vec<Candidate>,
+    /// Who the client is, if anybody asked.
+    pub user: Option<Arc<str>>,
+    /// The name that was found for the address.
+    pub reverse_name: Option<String>,
+    /// Rules that would have refused it, by name.
+    pub would_deny: Vec<String>,
+    /// What the first decision was, in words.
+    pub reason: String,
+}
+
+/// An address that a request may lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The address.
+    pub address: SocketAddr,
+    /// The index of the rule that allows it.
+    pub rule: Option<usize>,
+}
+
+/// Why a request is not served.
+#[derive(Debug)]
+pub struct Refused {
+    /// What the client is told.
+    pub refusal: Refusal,
+    /// The rule that decided, by name; none if nothing could be decided.
+    pub rule: Option<Box<str>>,
+    /// Whether a reset is all that the client gets.
+    pub reset: bool,
+    /// The user, if anybody asked.
+    pub user: Option<Arc<str>>,
+    /// The addresses that there were.
+    pub addresses: Box<[SocketAddr]>,
+}
+
+/// What access is decided by.
+#[derive(Clone, Copy, Debug)]
+pub struct Access<'a> {
+    /// The rules.
+    pub live: &'a Live,
+    /// Our own listeners, which a tunnel must not lead back to.
+    pub listeners: &'a [SocketAddr],
+    /// For everything that has to be found out.
+    pub deadline: Instant,
+    /// How many passwords are checked at a time.
+    pub checks: &'a Arc<Semaphore>,
+    /// Held until the resolver has answered, also if nobody waits for it any more: a name that is
+    /// being resolved takes a thread, and a descriptor or two.
+    pub room: &'a Arc<OwnedSemaphorePermit>,
+}
+
+/// What was found out of the user.
+#[derive(Debug, Default)]
+enum Identity {
+    /// Nothing yet.
+    #[default]
+    Unchecked,
+    /// There are no right credentials.
+    Nobody,
+    /// Who it is.
+    User(Arc<str>),
+}
+
+impl Identity {
+    fn user(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Unchecked | Self::Nobody => None,
+            Self::User(user) => Some(Arc::clone(user)),
+        }
+    }
+}
+
+/// What was found out so far.
+#[derive(Debug, Default)]
+struct Known {
+    /// The user.
+    user: Identity,
+    /// The addresses.
+    addresses: Option<Vec<SocketAddr>>,
+    /// Why there are none, in Squid's dialect: rules are asked all the same.
+    no_address: Option<Refusal>,
+    /// The name of the address.
+    reverse_name: Option<String>,
+}
+
+impl Access<'_> {
+    /// Decides; with addresses to connect to, if it `leads` anywhere.
+    pub async fn decide(&self, request: &Request<'_>, leads: bool) -> Result<Permit, Refused> {
+        let mut known = Known::default();
+        let now = self.live.moment();
+        loop {
+            let need = match self.ask(request, &mut known, now, leads)? {
+                Answer::Permit(permit) => return Ok(permit),
+                Answer::Needs(need) => need,
+            };
+            match need {
+                Need::User => {
+                    let user = self.authenticate(request.claim).await;
+                    known.user = user.map_or(Identity::Nobody, Identity::User);
+                }
+                Need::ReverseName => known.reverse_name = Some(self.name_of(request.target).await),
+                Need::Addresses => match self.resolve(request.target).await {
+                    Ok(addresses) => known.addresses = Some(addresses),
+                    Err(refusal) if self.live.is_squid() => {
+                        known.addresses = Some(Vec::new());
+                        known.no_address = Some(refusal);
+                    }
+                    Err(refusal) => return Err(known.failed(refusal)),
+                },
+            }
+        }
+    }
+
+    /// Asks the policy by what is known.
+    fn ask(
+        &self,
+        request: &Request<'_>,
+        known: &mut Known,
+        now: Moment,
+        leads: bool,
+    ) -> Result<Answer, Refused> {
+        let addresses = known.addresses.clone();
+        let ips: Option<Vec<IpAddr>> = addresses
+            .as_ref()
+            .map(|addresses| addresses.iter().map(SocketAddr::ip).collect());
+        let together = self.live.is_squid() || ips.is_none();
+        if together {
+            let facts = facts(request, known, now, ips.as_deref(), false);
+            return match self.live.policy.decide(&facts) {
+                Step::Needs(need) => Ok(Answer::Needs(need)),
+                Step::Decided(decision) if !decision.is_allowed() => {
+                    Err(self.refused(&decision, &facts, known))
+                }
+                Step::Decided(_) if leads && addresses.is_none() => {
+                    Ok(Answer::Needs(Need::Addresses))
+                }
+                Step::Decided(decision) => {
+                    if let Some(refusal) = known.no_address.take() {
+                        return Err(known.failed(refusal));
+                    }
+                    let mut permit = known.permit(&decision);
+                    let rule = decision.rule.map(|(index, _)| index);
+                    let mut looped = None;
+                    for address in addresses.into_iter().flatten() {
+                        match self
+                            .is_ours(address)
+                            .map_err(|refusal| known.failed(refusal))?
+                        {
+                            Own::Listener => looped = Some(loop_refusal(address)),
+                            Own::Host | Own::Not => {
+                                permit.candidates.push(Candidate { address, rule });
+                            }
+                        }
+                    }
+                    match looped {
+                        Some(refusal) if permit.candidates.is_empty() => Err(known.failed(refusal)),
+                        _ => Ok(Answer::Permit(permit)),
+                    }
+                }
+            };
+        }
+        self.ask_for_each(request, known, now, &addresses.unwrap_or_default())
+    }
+
+    /// The same, for each address alone: what was judged is what is connected to.
+    fn ask_for_each(
+        &self,
+        request: &Request<'_>,
+        known: &Known,
+        now: Moment,
+        addresses: &[SocketAddr],
+    ) -> Result<Answer, Refused> {
+        let mut permit: Option<Permit> = None;
+        let mut refused = None;
+        for &address in addresses {
+            let own = self
+                .is_ours(address)
+                .map_err(|refusal| known.failed(refusal))?;
+            let ips = [address.ip()];
+            let facts = facts(request, known, now, Some(&ips), own != Own::Not);
+            match self.live.policy.decide(&facts) {
+                Step::Needs(need) => return Ok(Answer::Needs(need)),
+                Step::Decided(decision) if !decision.is_allowed() => {
+                    refused.get_or_insert_with(|| self.refused(&decision, &facts, known));
+                }
+                Step::Decided(_) if own == Own::Listener => {
+                    refused.get_or_insert_with(|| known.failed(loop_refusal(address)));
+                }
+                Step::Decided(decision) => {
+                    let rule = decision.rule.map(|(index, _)| index);
+                    permit
+                        .get_or_insert_with(|| known.permit(&decision))
+                        .candidates
+                        .push(Candidate { address, rule });
+                }
+            }
+        }
+        match (permit, refused) {
+            (Some(permit), _) => Ok(Answer::Permit(permit)),
+            (None, Some(refused)) => Err(refused),
+            (None, None) => Err(known.failed(Refusal::new(
+                ProxyError::DnsError,
+                format!("{} has no address", request.target.host()),
+            ))),
+        }
+    }
+
+    fn refused(&self, decision: &Decision<'_>, facts: &Facts<'_>, known: &Known) -> Refused {
+        let refusal = decision.refusal(facts).unwrap_or_else(|| {
+            Refusal::challenge(
+                &self.live.realm,
+                format!("{decision}; send Proxy-Authorization: Basic with a user and a password"),
+            )
+        });
+        let reset = matches!(&decision.verdict, Verdict::Deny(deny) if deny.reset);
+        Refused {
+            rule: Some(decision.rule_name().into()),
+            reset,
+            ..known.failed(refusal)
+        }
+    }
+
+    /// Who the client is.
+    async fn authenticate(&self, claim: &Claim) -> Option<Arc<str>> {
+        let credentials = match claim {
+            Claim::Nothing => return None,
+            Claim::Verified(user) => return Some(user.as_str().into()),
+            Claim::Credentials(credentials) => credentials,
+        };
+        let authenticator = self.live.auth.as_ref()?;
+        let is_right = authenticator.remembers(credentials, std::time::Instant::now())
+            || self.verify(authenticator, credentials).await;
+        is_right.then(|| credentials.user().into())
+    }
+
+    /// Takes long by design, so not many at a time, and not where tunnels are served.
+    async fn verify(&self, authenticator: &Arc<Authenticator>, credentials: &Credentials) -> bool {
+        let checks = Arc::clone(self.checks).acquire_owned();
+        let Ok(Ok(turn)) = timeout_at(self.deadline, checks).await else {
+            return false;
+        };
+        let (authenticator, credentials) = (Arc::clone(authenticator), credentials.clone());
+        let check = spawn_blocking(move || {
+            let is_right = authenticator.verify(&credentials, std::time::Instant::now());
+            drop(turn);
+            is_right
+        });
+        check.await.unwrap_or(false)
+    }
+
+    /// The addresses of a host.
+    async fn resolve(&self, target: &Authority) -> Result<Vec<SocketAddr>, Refusal> {
+        let port = target.port().get();
+        let name = match target.host() {
+            Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
+            Host::Name(name) => name,
+        };
+        let lookup = tokio::spawn({
+            let (name, room) = (name.as_str().to_owned(), Arc::clone(self.room));
+            async move {
+                let addresses = lookup_host((name, port)).await.map(unique);
+                drop(room);
+                addresses
+            }
+        });
+        match timeout_at(self.deadline, lookup).await {
+            Ok(Ok(Ok(addresses))) => Ok(addresses),
+            Ok(Ok(Err(error))) => Err(dns_error(name, &error)),
+            Ok(Err(error)) => Err(dns_error(name, &io::Error::other(error))),
+            Err(_elapsed) => Err(Refusal::new(
+                ProxyError::DnsTimeout,
+                format!("resolving {} took too long", name.as_str()),
+            )),
+        }
+    }
+
+    /// The name of a host that was given by address.
+    async fn name_of(&self, target: &Authority) -> String {
+        let Host::Ip(address) = *target.host() else {
+            return NO_NAME.to_owned();
+        };
+        let room = Arc::clone(self.room);
+        let lookup = spawn_blocking(move || {
+            let name = dns_lookup::lookup_addr(&address);
+            drop(room);
+            name
+        });
+        match timeout_at(self.deadline, lookup).await {
+            // Without a name the system gives the address back.
+            Ok(Ok(Ok(name))) if name.parse::<IpAddr>().is_err() => name.to_ascii_lowercase(),
+            _ => NO_NAME.to_owned(),
+        }
+    }
+
+    /// Whether a connection to the address would stay on this host, or even come back to us.
+    fn is_ours(&self, address: SocketAddr) -> Result<Own, Refusal> {
+        let ip = address.ip().to_canonical();
+        let ours = is_local(ip).map_err(|error| {
+            let reason = format!("the proxy is out of resources: {error}");
+            Refusal::new(ProxyError::ProxyInternalError, reason)
+        })?;
+        let leads_back = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.port() == address.port())
+            .any(|listener| {
+                let own = listener.ip().to_canonical();
+                own == ip || (own.is_unspecified() || ip.is_unspecified()) && ours
+            });
+        Ok(match (leads_back, ours) {
+            (true, _) => Own::Listener,
+            (false, true) => Own::Host,
+            (false, false) => Own::Not,
+        })
+    }
+}
+
+/// Whether an address is one of this host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Own {
+    Not,
+    Host,
+    /// And we listen there.
+    Listener,
+}
+
+enum Answer {
+    Permit(Permit),
+    Needs(Need),
+}
+
+impl Known {
+    fn permit(&self, decision: &Decision<'_>) -> Permit {
+        Permit {
+            candidates: Vec::new(),
+            user: self.user.user(),
+            reverse_name: self.reverse_name.clone(),
+            would_deny: decision
+                .would_deny
+                .iter()
+                .map(|rule| rule.name.clone())
+                .collect(),
+            reason: decision.to_string(),
+        }
+    }
+
+    /// A refusal that is nobody's decision.
+    fn failed(&self, refusal: Refusal) -> Refused {
+        Refused {
+            refusal,
+            rule: None,
+            reset: false,
+            user: self.user.user(),
+            addresses: self.addresses.clone().unwrap_or_default().into(),
+        }
+    }
+}
+
+/// The request as a policy sees it.
+pub(crate) fn facts<'a>(
+    request: &Request<'a>,
+    known: &'a impl KnownFacts,
+    now: Moment,
+    addresses: Option<&'a [IpAddr]>,
+    own_address: bool,
+) -> Facts<'a> {
+    let Request {
+        client,
+        listener,
+        listener_name,
+        method,
+        scheme,
+        target,
+        url,
+        claim: _,
+        connections,
+        mark,
+        dice,
+    } = *request;
+    Facts {
+        client,
+        listener,
+        listener_name,
+        method,
+        scheme,
+        host: target.host(),
+        port: target.port().get(),
+        url,
+        user: known.user(),
+        now,
+        addresses,
+        reverse_name: known.reverse_name(),
+        own_address,
+        connections,
+        mark,
+        dice,
+    }
+}
+
+/// What is known beside the request itself.
+pub(crate) trait KnownFacts {
+    fn user(&self) -> User<'_>;
+    fn reverse_name(&self) -> Option<&str>;
+}
+
+impl KnownFacts for Known {
+    fn user(&self) -> User<'_> {
+        match &self.user {
+            Identity::Unchecked => User::Unchecked,
+            Identity::Nobody => User::Nobody,
+            Identity::User(user) => User::Known(user),
+        }
+    }
+
+    fn reverse_name(&self) -> Option<&str> {
+        self.reverse_name.as_deref()
+    }
+}
+
+/// Once a request is permitted, nothing more is found out for it.
+impl KnownFacts for Permit {
+    fn user(&self) -> User<'_> {
+        self.user.as_deref().map_or(User::Nobody, User::Known)
+    }
+
+    fn reverse_name(&self) -> Option<&str> {
+        Some(self.reverse_name.as_deref().unwrap_or(NO_NAME))
+    }
+}
+
+/// Each address once, in order.
+fn unique(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut unique = Vec::new();
+    for address in addresses {
+        if !unique.contains(&address) {
+            unique.push(address);
+        }
+    }
+    unique
+}
+
+fn dns_error(name: &HostName, error: &io::Error) -> Refusal {
+    Refusal::new(
+        ProxyError::DnsError,
+        format!("cannot resolve {}: {error}", name.as_str()),
+    )
+}
+
+fn loop_refusal(address: SocketAddr) -> Refusal {
+    Refusal::new(
+        ProxyError::ProxyLoopDetected,
+        format!("{address} is this proxy itself"),
+    )
+}
+
+/// How long a request may wait for its turn to have its password checked, and for a name.
+pub fn deadline(timeout: Duration) -> Instant {
+    Instant::now() + timeout
+}

@@ -1,0 +1,408 @@
+//! What a configuration says of requests and tunnels: all that can change while the process runs.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::{
+    ConfigError,
+    compile::{Compiler, place_of},
+    file::{self, Bucket, Compatibility, EngineRule, File, Flow, Located, Sharing},
+};
+use crate::{
+    auth::Authenticator,
+    http::Strictness,
+    limits::MAX_TUNNELS,
+    policy::{Dialect, Moment, Policy, PortSet, Term, Test},
+    relay::{self, rules, rules::EngineRules, selection::EngineChoice},
+    shaping::{BucketSpec, Direction},
+};
+
+/// What requests are judged and tunnels run by.
+#[derive(Debug)]
+pub struct Live {
+    /// Who may go where.
+    pub policy: Policy,
+    /// What each rule gives to its tunnels, in the order of the policy's rules.
+    pub grants: Vec<Grant>,
+    /// How strictly to read requests.
+    pub strictness: Strictness,
+    /// For a request head, from its first byte or the connection's acceptance.
+    pub head_timeout: Duration,
+    /// For resolving and connecting to a target.
+    pub connect_timeout: Duration,
+    /// For a tunnel.
+    pub limits: relay::Limits,
+    /// For a tunnel as a whole; none is no limit.
+    pub lifetime: Option<Duration>,
+    /// How many tunnels there may be.
+    pub quotas: Quotas,
+    /// The bandwidth of each tunnel.
+    pub bandwidth_per_tunnel: Option<Arc<BucketSpec>>,
+    /// Who knows the users.
+    pub auth: Option<Arc<Authenticator>>,
+    /// What a client shows to its user.
+    pub realm: String,
+    /// Which engine a tunnel is for.
+    pub engines: EngineRules,
+    /// Addresses to connect from.
+    pub outgoing: Conditional<IpAddr>,
+    /// The bandwidth of some tunnels: the first that fits.
+    pub shapes: Conditional<Vec<Arc<BucketSpec>>>,
+    /// Whether tunnels that the rules forbid are closed when the rules change.
+    pub enforce_on_live: bool,
+    time_zone: TimeZone,
+    needs_time: bool,
+    needs_mark: bool,
+}
+
+impl fmt::Display for Live {
+    /// How much there is of it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rules = self.policy.rules().len();
+        write!(f, "{rules} {}", if rules == 1 { "rule" } else { "rules" })
+    }
+}
+
+/// Values with what must hold for them, in order.
+pub type Conditional<T> = Vec<(Vec<Term>, T)>;
+
+/// What a rule gives to the tunnels that it allows.
+#[derive(Clone, Debug, Default)]
+pub struct Grant {
+    /// Their engine.
+    pub engine: Option<EngineChoice>,
+    /// How many there may be.
+    pub quotas: Quotas,
+    /// What they share, and what each has.
+    pub buckets: Vec<Arc<BucketSpec>>,
+    /// Without a byte in either direction.
+    pub idle: Option<Duration>,
+    /// As a whole.
+    pub lifetime: Option<Duration>,
+}
+
+/// How many tunnels there may be; none is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quotas {
+    /// In all.
+    pub all: Option<u32>,
+    /// Of one client address.
+    pub per_client: Option<u32>,
+    /// Of one user.
+    pub per_user: Option<u32>,
+}
+
+impl Live {
+    /// Compiles what a file says; `path` is where it is, and the lists that it names are added to
+    /// `sources`.
+    pub(super) fn compile(
+        file: &File,
+        path: &Path,
+        sources: &mut Vec<PathBuf>,
+    ) -> Result<Self, ConfigError> {
+        let mut compiler = Compiler::new(file);
+        compiler.all_matches()?;
+        let guard = compiler.guard(path)?;
+        let rules = compiler.rules()?;
+        let dialect = match file.compatibility {
+            Compatibility::None => Dialect::Underpass,
+            Compatibility::Squid => Dialect::Squid,
+        };
+        let place = crate::policy::Place {
+            file: path.into(),
+            line: 1,
+        };
+        let engine_rules = file
+            .engine_rule
+            .iter()
+            .map(|rule| engine_rule(rule, &mut compiler, &place))
+            .collect::<Result<_, _>>()?;
+        let buckets = buckets(&file.bucket);
+        let outgoing = outgoing(file, &mut compiler)?;
+        let shapes = shapes(file, &mut compiler, &buckets)?;
+        let names = rules.iter().map(|rule| rule.name.as_str());
+        let grants = file
+            .rule
+            .iter()
+            .zip(names)
+            .map(|(rule, name)| grant(&rule.value, name))
+            .collect();
+        let auth = match &file.auth {
+            None => None,
+            Some(located) => Some(authenticator(located, sources)?),
+        };
+        let policy = Policy::new(rules, guard, dialect);
+        let extra = || {
+            outgoing
+                .iter()
+                .map(|(terms, _)| terms)
+                .chain(shapes.iter().map(|(terms, _)| terms))
+        };
+        let mentions = |is_kind: fn(&Test) -> bool| {
+            policy.mentions(is_kind) || extra().flatten().any(|term| term.mentions(is_kind))
+        };
+        let needs_time = mentions(|test| matches!(test, Test::Time(_)));
+        let needs_mark = mentions(|test| matches!(test, Test::Mark(_)));
+        let time_zone = time_zone(file)?;
+        sources.extend(compiler.into_sources());
+        let seen: HashSet<_> = sources.drain(..).collect();
+        sources.extend(seen);
+        sources.sort();
+        Ok(Self {
+            policy,
+            grants,
+            strictness: if file.relaxed {
+                Strictness::Relaxed
+            } else {
+                Strictness::Strict
+            },
+            head_timeout: file.timeouts.head.0,
+            connect_timeout: file.timeouts.connect.0,
+            limits: relay::Limits {
+                idle: file.timeouts.idle.0,
+                half_closed: file.timeouts.half_closed.0,
+            },
+            lifetime: file.timeouts.lifetime.map(|span| span.0),
+            quotas: Quotas {
+                all: file.limits.tunnels.map(|limit| limit.min(MAX_TUNNELS)),
+                per_client: file.limits.tunnels_per_client,
+                per_user: file.limits.tunnels_per_user,
+            },
+            bandwidth_per_tunnel: file
+                .limits
+                .bandwidth_per_tunnel
+                .as_ref()
+                .map(|rate| Arc::new(BucketSpec::simple("limits", rate.0.0, Sharing::Tunnel))),
+            auth,
+            realm: file
+                .auth
+                .as_ref()
+                .map_or_else(String::new, |auth| auth.value.realm.clone()),
+            engines: EngineRules {
+                rules: engine_rules,
+                default: file.engine.unwrap_or_default(),
+            },
+            outgoing,
+            shapes,
+            enforce_on_live: file.enforce_on_live,
+            time_zone,
+            needs_time,
+            needs_mark,
+        })
+    }
+
+    /// Every engine that a tunnel can be for.
+    pub fn engine_choices(&self) -> impl Iterator<Item = EngineChoice> + '_ {
+        let of_grants = self.grants.iter().filter_map(|grant| grant.engine);
+        self.engines.choices().chain(of_grants)
+    }
+
+    /// The engine of a tunnel to this address that a rule allowed.
+    #[must_use]
+    pub fn engine(&self, rule: Option<usize>, target: SocketAddr) -> EngineChoice {
+        self.grant(rule)
+            .and_then(|grant| grant.engine)
+            .unwrap_or_else(|| self.engines.choose(target))
+    }
+
+    /// How long a tunnel that a rule allowed may be quiet.
+    #[must_use]
+    pub fn limits(&self, rule: Option<usize>) -> relay::Limits {
+        let idle = self.grant(rule).and_then(|grant| grant.idle);
+        relay::Limits {
+            idle: idle.unwrap_or(self.limits.idle),
+            ..self.limits
+        }
+    }
+
+    /// How long it may be open.
+    #[must_use]
+    pub fn lifetime(&self, rule: Option<usize>) -> Option<Duration> {
+        let lifetime = self.grant(rule).and_then(|grant| grant.lifetime);
+        lifetime.or(self.lifetime)
+    }
+
+    /// What a rule gives.
+    #[must_use]
+    pub fn grant(&self, rule: Option<usize>) -> Option<&Grant> {
+        self.grants.get(rule?)
+    }
+
+    /// The local time, if a condition asks for it.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        if !self.needs_time {
+            return Moment::default();
+        }
+        let now = self.time_zone.to_datetime(Timestamp::now());
+        let hours = u16::try_from(now.hour()).unwrap_or_default();
+        let minutes = u16::try_from(now.minute()).unwrap_or_default();
+        Moment {
+            weekday: u8::try_from(now.weekday().to_sunday_zero_offset()).unwrap_or_default(),
+            minute: hours * 60 + minutes,
+        }
+    }
+
+    /// Whether a condition asks for the firewall's mark.
+    #[must_use]
+    pub fn needs_mark(&self) -> bool {
+        self.needs_mark
+    }
+
+    /// Whether targets that cannot be reached are a 503, as Squid has it.
+    #[must_use]
+    pub fn is_squid(&self) -> bool {
+        self.policy.dialect() == Dialect::Squid
+    }
+}
+
+/// Who knows the users of a file.
+fn authenticator(
+    located: &Located<file::Auth>,
+    sources: &mut Vec<PathBuf>,
+) -> Result<Arc<Authenticator>, ConfigError> {
+    let auth = &located.value;
+    let place = place_of(located);
+    let directory = place.file.parent().unwrap_or(Path::new(""));
+    let path = directory.join(&auth.htpasswd);
+    let at = |message| ConfigError::At {
+        place: place.clone(),
+        message,
+    };
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| at(format!("cannot read {}: {error}", path.display())))?;
+    let authenticator = Authenticator::parse(&text, auth.ttl.0)
+        .map_err(|error| at(format!("{}:{error}", path.display())))?;
+    sources.push(path);
+    Ok(Arc::new(authenticator))
+}
+
+fn time_zone(file: &File) -> Result<TimeZone, ConfigError> {
+    let Some(name) = &file.time_zone else {
+        return Ok(TimeZone::system());
+    };
+    TimeZone::get(&name.value).map_err(|error| ConfigError::At {
+        place: place_of(name),
+        message: format!("no time zone '{}': {error}", name.value),
+    })
+}
+
+fn engine_rule<'a>(
+    rule: &'a EngineRule,
+    compiler: &mut Compiler<'a>,
+    place: &crate::policy::Place,
+) -> Result<rules::EngineRule, ConfigError> {
+    Ok(rules::EngineRule {
+        destinations: match &rule.destination {
+            Some(list) => Some(compiler.networks(list, place)?),
+            None => None,
+        },
+        ports: rule
+            .port
+            .as_ref()
+            .map(|ports| ports.iter().copied().collect::<PortSet>()),
+        engine: rule.engine,
+    })
+}
+
+fn buckets(buckets: &BTreeMap<String, Bucket>) -> BTreeMap<&str, Arc<BucketSpec>> {
+    buckets
+        .iter()
+        .map(|(name, bucket)| {
+            let rate = bucket.rate.0.0;
+            let spec = BucketSpec {
+                name: name.clone(),
+                rate,
+                size: bucket.size.as_ref().map_or(rate, |size| size.0.0),
+                per: bucket.per,
+                direction: match bucket.direction {
+                    Flow::Down => Direction::Down,
+                    Flow::Up => Direction::Up,
+                    Flow::Both => Direction::Both,
+                },
+            };
+            (name.as_str(), Arc::new(spec))
+        })
+        .collect()
+}
+
+fn outgoing<'a>(
+    file: &'a File,
+    compiler: &mut Compiler<'a>,
+) -> Result<Conditional<IpAddr>, ConfigError> {
+    let compile = |located: &'a Located<file::Outgoing>| {
+        let place = place_of(located);
+        let Some(address) = &located.value.address else {
+            return Err(ConfigError::At {
+                place,
+                message: "the entry has no address to connect from".to_owned(),
+            });
+        };
+        let terms = compiler.entry(&located.value.conditions(), &place)?;
+        Ok((terms, address.0))
+    };
+    file.outgoing.iter().map(compile).collect()
+}
+
+fn shapes<'a>(
+    file: &'a File,
+    compiler: &mut Compiler<'a>,
+    buckets: &BTreeMap<&str, Arc<BucketSpec>>,
+) -> Result<Conditional<Vec<Arc<BucketSpec>>>, ConfigError> {
+    let compile = |located: &'a Located<file::Shape>| {
+        let place = place_of(located);
+        let find = |name: &super::values::Text<super::values::Word>| {
+            let name = name.0.0.as_str();
+            buckets.get(name).cloned().ok_or_else(|| ConfigError::At {
+                place: place.clone(),
+                message: format!("there is no bucket '{name}'"),
+            })
+        };
+        let found = located
+            .value
+            .bucket
+            .iter()
+            .map(find)
+            .collect::<Result<_, _>>()?;
+        let terms = compiler.entry(&located.value.conditions(), &place)?;
+        Ok((terms, found))
+    };
+    file.shape.iter().map(compile).collect()
+}
+
+fn grant(rule: &file::Rule, name: &str) -> Grant {
+    let limits = rule.limits.clone().unwrap_or_default();
+    let mut buckets = Vec::new();
+    let mut add = |rate: u64, per| {
+        buckets.push(Arc::new(BucketSpec::simple(
+            &format!("rule {name}"),
+            rate,
+            per,
+        )));
+    };
+    if let Some(rate) = &limits.bandwidth {
+        add(rate.0.0, Sharing::All);
+    }
+    if let Some(rate) = &limits.bandwidth_per_tunnel {
+        add(rate.0.0, Sharing::Tunnel);
+    }
+    Grant {
+        engine: rule.engine,
+        quotas: Quotas {
+            all: limits.tunnels,
+            per_client: limits.tunnels_per_client,
+            per_user: limits.tunnels_per_user,
+        },
+        buckets,
+        idle: limits.idle.map(|span| span.0),
+        lifetime: limits.lifetime.map(|span| span.0),
+    }
+}

@@ -1,0 +1,695 @@
+//! What each directive does to the equivalent [`File`].
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use super::{
+    super::{
+        file::{
+            Action, Auth, Bucket, Compatibility, File, Flow, Listen, Located, Match, NamedListener,
+            Outgoing, Rule, Shape, Sharing, Timeouts,
+        },
+        values::{Item, LogTarget, Network, Rate, Size, Span, Text, Word},
+    },
+    Acls, ConfigError, Line, Reader, words,
+};
+use crate::{lines::Destination, policy::Place};
+
+/// Where Squid logs unless told otherwise.
+pub const DEFAULT_ACCESS_LOG: &str = "/var/log/squid/access.log";
+/// What Squid's users see when they are asked for a password.
+const DEFAULT_REALM: &str = "Squid proxy-caching web server";
+
+/// A translation at work.
+pub(super) struct Translation<'r> {
+    path: Place,
+    reader: Reader<'r>,
+    file: File,
+    acls: Acls,
+    pub(super) notices: Vec<String>,
+    access: Vec<AccessLine>,
+    denials: BTreeMap<String, String>,
+    auth: AuthParam,
+    pools: BTreeMap<u32, Pool>,
+    pool_count: Option<u32>,
+    forward_timeout: Option<Duration>,
+}
+
+/// An `http_access` line, or one like it.
+#[derive(Clone, Debug)]
+struct AccessLine {
+    allow: bool,
+    terms: Vec<Text<Word>>,
+    place: Place,
+}
+
+/// What is known of Basic authentication.
+#[derive(Debug, Default)]
+struct AuthParam {
+    program: Option<(String, Place)>,
+    realm: Option<String>,
+    ttl: Option<Duration>,
+}
+
+/// A delay pool.
+#[derive(Debug, Default)]
+struct Pool {
+    class: Option<u32>,
+    /// The buckets in their order: rate and size; none is no limit.
+    parameters: Vec<Option<(u64, u64)>>,
+    access: Vec<AccessLine>,
+}
+
+impl<'r> Translation<'r> {
+    pub(super) fn new(path: &Path, reader: Reader<'r>) -> Self {
+        Self {
+            reader,
+            path: super::place(&path.into(), 1),
+            file: File {
+                compatibility: Compatibility::Squid,
+                timeouts: default_timeouts(),
+                ..File::default()
+            },
+            acls: Acls::default(),
+            notices: Vec::new(),
+            access: Vec::new(),
+            denials: BTreeMap::new(),
+            auth: AuthParam::default(),
+            pools: BTreeMap::new(),
+            pool_count: None,
+            forward_timeout: None,
+        }
+    }
+
+    /// The whole file, with what Squid does by default.
+    pub(super) fn finish(mut self, errors: &mut Vec<ConfigError>) -> File {
+        let at = |place: &Place, message: String| ConfigError::At {
+            place: place.clone(),
+            message,
+        };
+        let everywhere = || {
+            let any = |address: IpAddr| Network::Net(ipnet::IpNet::new_assert(address, 0));
+            let v4 = any(Ipv4Addr::UNSPECIFIED.into());
+            let v6 = any(Ipv6Addr::UNSPECIFIED.into());
+            [v4, v6].map(Item::Value).map(Text).to_vec()
+        };
+        self.file.allow_client = Some(everywhere());
+        self.file.allow_destination = Some(everywhere());
+        self.file.allow_port = "1-65535".parse().ok().map(|range| vec![range]);
+        if self.file.listen.is_none() {
+            errors.push(at(
+                &self.path,
+                "no http_port; write http_port 3128".to_owned(),
+            ));
+        }
+        if self.file.access_log.is_none() {
+            let path = Destination::File(DEFAULT_ACCESS_LOG.into());
+            self.file.access_log = Some(Text(LogTarget(path)));
+        }
+        self.rules();
+        if let Err(error) = self.auth() {
+            errors.push(error);
+        }
+        if let Err(error) = self.delay_pools() {
+            errors.push(error);
+        }
+        if let Some(limit) = self.forward_timeout {
+            let connect = &mut self.file.timeouts.connect.0;
+            *connect = limit.min(*connect);
+        }
+        match std::mem::take(&mut self.acls).into_matches() {
+            Ok(matches) => self.file.matches.extend(matches),
+            Err((place, message)) => errors.push(at(&place, message)),
+        }
+        self.file
+    }
+
+    /// `http_access` as rules, and what Squid does where none fits.
+    fn rules(&mut self) {
+        let lines = std::mem::take(&mut self.access);
+        // `calcImplicitAnswer`: the opposite of the last line; without a line, nothing is allowed.
+        let (allow, place) = lines.last().map_or((false, self.path.clone()), |last| {
+            (!last.allow, last.place.clone())
+        });
+        let terms = Vec::new();
+        let implicit = AccessLine {
+            allow,
+            terms,
+            place,
+        };
+        let last_term = lines.last().and_then(|last| last.terms.last().cloned());
+        for (index, line) in lines.iter().chain([&implicit]).enumerate() {
+            let mut rule = Rule {
+                action: Some(if line.allow {
+                    Action::Allow
+                } else {
+                    Action::Deny
+                }),
+                when: line.terms.clone(),
+                ..Rule::default()
+            };
+            if index == lines.len() {
+                rule.name = Some(Text(Word("no-http_access-matched".to_owned())));
+            }
+            let deciding = line.terms.last().or(last_term.as_ref());
+            if !line.allow
+                && let Some(term) = deciding
+                && let Some(info) = self.denials.get(term.0.0.trim_start_matches('!'))
+            {
+                deny_with(&mut rule, info);
+            }
+            self.file.rule.push(Located::new(rule, line.place.clone()));
+        }
+    }
+
+    fn auth(&mut self) -> Result<(), ConfigError> {
+        let AuthParam {
+            program: Some((program, place)),
+            realm,
+            ttl,
+        } = std::mem::take(&mut self.auth)
+        else {
+            return Ok(());
+        };
+        let mut words = program.split_whitespace();
+        let name = words.next().unwrap_or_default();
+        let Some(path) = words.last().filter(|_| name.ends_with("_ncsa_auth")) else {
+            return Err(ConfigError::At {
+                place,
+                message: format!(
+                    "{name} is not run: passwords are checked here; write basic_ncsa_auth with the path of an htpasswd file"
+                ),
+            });
+        };
+        let auth = Auth {
+            htpasswd: path.into(),
+            realm: realm.unwrap_or_else(|| DEFAULT_REALM.to_owned()),
+            ttl: Span(ttl.unwrap_or(Duration::from_secs(2 * 3600))),
+        };
+        self.file.auth = Some(Located::new(auth, place));
+        Ok(())
+    }
+
+    /// Pools in order: the first whose `delay_access` allows a request has it.
+    fn delay_pools(&mut self) -> Result<(), ConfigError> {
+        for (number, pool) in std::mem::take(&mut self.pools) {
+            let Some(first) = pool.access.first() else {
+                continue;
+            };
+            let at = |message: String| ConfigError::At {
+                place: first.place.clone(),
+                message,
+            };
+            let Some(class) = pool.class else {
+                return Err(at(format!("delay pool {number} has no delay_class")));
+            };
+            let sharing: &[Sharing] = match class {
+                1 => &[Sharing::All],
+                2 => &[Sharing::All, Sharing::Client],
+                _ => &[Sharing::All, Sharing::Network, Sharing::Client],
+            };
+            if pool.parameters.len() != sharing.len() {
+                return Err(at(format!(
+                    "delay pool {number} is of class {class} and needs delay_parameters with {} buckets",
+                    sharing.len()
+                )));
+            }
+            let mut names = Vec::new();
+            for (parameters, per) in pool.parameters.iter().zip(sharing) {
+                let Some((rate, size)) = *parameters else {
+                    continue;
+                };
+                let name = format!("pool{number}-{per:?}").to_lowercase();
+                let bucket = Bucket {
+                    rate: Text(Rate(rate)),
+                    size: Some(Text(Size(size))),
+                    per: *per,
+                    direction: Flow::Down,
+                };
+                self.file.bucket.insert(name.clone(), bucket);
+                names.push(Text(Word(name)));
+            }
+            self.shape(number, &pool.access, &names);
+        }
+        Ok(())
+    }
+
+    /// A pool's access list as entries: each that allows, unless one before it denied.
+    fn shape(&mut self, number: u32, access: &[AccessLine], bucket: &[Text<Word>]) {
+        let mut denied: Vec<Text<Word>> = Vec::new();
+        let add = |file: &mut File, when: Vec<Text<Word>>, place: &Place| {
+            let bucket = bucket.to_vec();
+            let shape = Shape {
+                bucket,
+                when,
+                ..Shape::default()
+            };
+            file.shape.push(Located::new(shape, place.clone()));
+        };
+        for line in access {
+            if line.allow {
+                let when = denied.iter().chain(&line.terms).cloned().collect();
+                add(&mut self.file, when, &line.place);
+            } else {
+                let name = format!("pool{number}-denied#{}", denied.len() + 1);
+                let condition = Match {
+                    when: line.terms.clone(),
+                    ..Match::default()
+                };
+                self.file
+                    .matches
+                    .insert(name.clone(), Located::new(condition, line.place.clone()));
+                denied.push(Text(Word(format!("!{name}"))));
+            }
+        }
+        if let Some(last) = access.last()
+            && !last.allow
+        {
+            // The opposite of the last line, as above.
+            add(&mut self.file, denied, &last.place);
+        }
+    }
+
+    /// The words of an access line; none if Squid would skip it.
+    fn access_line(
+        &mut self,
+        line: &Line,
+        words: &[super::lexer::Word],
+    ) -> Result<Option<AccessLine>, String> {
+        let mut skip = |why: &str| {
+            self.notices.push(format!(
+                "skipped, {why}, as Squid does: {} ({})",
+                line.name, line.place
+            ));
+            Ok(None)
+        };
+        let allow = match words.first().map(|word| word.text.as_str()) {
+            Some("allow") => true,
+            Some("deny") => false,
+            _ => return skip("it says neither allow nor deny"),
+        };
+        let names = words.get(1..).unwrap_or_default();
+        if names.is_empty() {
+            return skip("it names no acl");
+        }
+        let terms = names.iter().map(|word| self.acls.refer(&word.text));
+        Ok(Some(AccessLine {
+            allow,
+            terms: terms.collect::<Result<_, _>>()?,
+            place: line.place.clone(),
+        }))
+    }
+
+    fn pool(&mut self, line: &Line) -> Result<&mut Pool, String> {
+        let text = line.words.first().map_or("", |word| &word.text);
+        let number: u32 = text
+            .parse()
+            .map_err(|_| format!("'{text}' is not the number of a pool"))?;
+        let count = self.pool_count.unwrap_or(0);
+        if number == 0 || number > count {
+            return Err(format!(
+                "there is no delay pool {number}; delay_pools says {count}"
+            ));
+        }
+        Ok(self.pools.entry(number).or_default())
+    }
+}
+
+/// Squid's times.
+fn default_timeouts() -> Timeouts {
+    Timeouts {
+        head: Span(Duration::from_secs(5 * 60)),
+        connect: Span(Duration::from_secs(60)),
+        idle: Span(Duration::from_secs(15 * 60)),
+        lifetime: Some(Span(Duration::from_secs(24 * 3600))),
+        ..Timeouts::default()
+    }
+}
+
+fn texts(line: &Line) -> Vec<&str> {
+    line.words.iter().map(|word| word.text.as_str()).collect()
+}
+
+pub(super) fn acl(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    to.acls.define(line, to.reader, &mut to.notices)
+}
+
+pub(super) fn http_access(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    if let Some(access) = to.access_line(line, &line.words)? {
+        to.access.push(access);
+    }
+    Ok(())
+}
+
+/// `http_port [addr:]port [options]`
+pub(super) fn http_port(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    let words = texts(line);
+    let [address, options @ ..] = words.as_slice() else {
+        return Err("http_port needs a port".to_owned());
+    };
+    let address = listen_address(address)?;
+    let mut name = None;
+    for option in options {
+        match option
+            .split_once('=')
+            .map_or((*option, None), |(key, value)| (key, Some(value)))
+        {
+            ("name", Some(value)) => name = Some(value.parse::<Word>()?),
+            (
+                "connection-auth"
+                | "disable-pmtu-discovery"
+                | "tcpkeepalive"
+                | "ignore-cc"
+                | "worker-queues"
+                | "no-connection-auth",
+                _,
+            ) => {}
+            ("intercept" | "tproxy" | "transparent", _) => {
+                return Err(format!(
+                    "http_port {option} is not supported: clients have to ask for a tunnel"
+                ));
+            }
+            ("require-proxy-header", _) => {
+                return Err(
+                    "http_port require-proxy-header is not supported: the client is who connects"
+                        .to_owned(),
+                );
+            }
+            ("ssl-bump", _) => {
+                return Err(
+                    "http_port ssl-bump is not supported: TLS is not looked into".to_owned(),
+                );
+            }
+            (
+                "accel" | "vhost" | "no-vhost" | "vport" | "defaultsite" | "act-as-origin"
+                | "allow-direct" | "protocol",
+                _,
+            ) => {
+                return Err(format!(
+                    "http_port {option} is not supported: this is no reverse proxy"
+                ));
+            }
+            _ => return Err(format!("http_port has no option {option} that is known")),
+        }
+    }
+    let address = Text(address);
+    // Rules know a listener without a name by what Squid calls it: its address as it is written.
+    let name = name.unwrap_or_else(|| Word(words.first().copied().unwrap_or_default().to_owned()));
+    let listen = Listen::Named(NamedListener {
+        address,
+        name: Text(name),
+    });
+    to.file.listen.get_or_insert_default().push(listen);
+    Ok(())
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || {
+        format!("'{text}' is not an address to listen on; write 3128, 127.0.0.1:3128 or [::1]:3128")
+    };
+    if let Ok(port) = text.parse::<u16>() {
+        // On every address, of both IP versions.
+        return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
+    }
+    if let Some(port) = text.strip_prefix("localhost:") {
+        let port = port.parse().map_err(|_| wrong())?;
+        return Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    }
+    text.parse().map_err(|_| wrong())
+}
+
+/// `access_log module:place [logformat] [acl ...]`
+pub(super) fn access_log(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    let words = texts(line);
+    let [target, rest @ ..] = words.as_slice() else {
+        return Err("access_log needs a target".to_owned());
+    };
+    for word in rest {
+        match word.split_once('=') {
+            Some(("logformat", format)) => check_format(format)?,
+            Some(("buffer-size" | "on-error" | "rotate", _)) => {}
+            _ if is_format(word) => check_format(word)?,
+            _ if *word == "all" => {}
+            _ => {
+                return Err(format!(
+                    "a log of some requests only ({word}) is not supported"
+                ));
+            }
+        }
+    }
+    if to.file.access_log.is_some() {
+        return Err("there is an access_log already, and several are not supported".to_owned());
+    }
+    let target = match target.split_once(':') {
+        Some(("stdio" | "daemon", "/dev/stdout")) => Destination::Stdout,
+        Some(("stdio" | "daemon", path)) if !path.is_empty() => Destination::File(path.into()),
+        _ if target.starts_with('/') => Destination::File(target.into()),
+        _ if *target == "none" => Destination::File("/dev/null".into()),
+        _ => {
+            return Err(format!(
+                "access_log {target} is not supported; write stdio:/path, or none"
+            ));
+        }
+    };
+    to.file.access_log = Some(Text(LogTarget(target)));
+    Ok(())
+}
+
+fn is_format(word: &str) -> bool {
+    ["squid", "common", "combined", "referrer", "useragent"].contains(&word)
+}
+
+fn check_format(format: &str) -> Result<(), String> {
+    if format == "squid" {
+        return Ok(());
+    }
+    Err(format!(
+        "the log format {format} is not supported; lines are written in the format squid"
+    ))
+}
+
+/// Formats that nobody uses do no harm; `access_log` refuses those that it cannot write.
+pub(super) fn logformat(_: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    match line.words.first() {
+        Some(name) if name.text == "squid" => {
+            Err("the format squid cannot be redefined".to_owned())
+        }
+        Some(_) => Ok(()),
+        None => Err("logformat needs a name".to_owned()),
+    }
+}
+
+pub(super) fn connect_timeout(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    to.file.timeouts.connect = Span(words::duration(&texts(line))?);
+    Ok(())
+}
+
+pub(super) fn forward_timeout(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    to.forward_timeout = Some(words::duration(&texts(line))?);
+    Ok(())
+}
+
+pub(super) fn read_timeout(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    to.file.timeouts.idle = Span(words::duration(&texts(line))?);
+    Ok(())
+}
+
+pub(super) fn request_timeout(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    to.file.timeouts.head = Span(words::duration(&texts(line))?);
+    Ok(())
+}
+
+pub(super) fn client_lifetime(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    to.file.timeouts.lifetime = Some(Span(words::duration(&texts(line))?));
+    Ok(())
+}
+
+pub(super) fn client_ip_max_connections(
+    to: &mut Translation<'_>,
+    line: &Line,
+) -> Result<(), String> {
+    let text = line.words.first().map_or("", |word| &word.text);
+    let limit: i64 = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not a number"))?;
+    to.file.limits.tunnels_per_client = u32::try_from(limit).ok();
+    Ok(())
+}
+
+/// `auth_param basic ...`
+pub(super) fn auth_param(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    let words = texts(line);
+    let [scheme, parameter, value @ ..] = words.as_slice() else {
+        return Err("write auth_param basic PARAMETER VALUE".to_owned());
+    };
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(format!(
+            "authentication by {scheme} is not supported; Basic is"
+        ));
+    }
+    match *parameter {
+        "program" => to.auth.program = Some((value.join(" "), line.place.clone())),
+        "realm" => to.auth.realm = Some(value.join(" ")),
+        "credentialsttl" => to.auth.ttl = Some(words::duration(value)?),
+        // Passwords are checked in this process, and names compared as they are.
+        "children" | "concurrency" | "utf8" | "key_extras" | "casesensitive" => {}
+        other => return Err(format!("auth_param basic has no parameter {other}")),
+    }
+    Ok(())
+}
+
+/// `deny_info PAGE acl ...`
+pub(super) fn deny_info(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    let words = texts(line);
+    let [page, acls @ ..] = words.as_slice() else {
+        return Err("write deny_info PAGE ACL".to_owned());
+    };
+    let mut probe = Rule::default();
+    deny_with(&mut probe, page);
+    if probe
+        .status
+        .is_some_and(|status| !(300..600).contains(&status))
+    {
+        return Err(format!("the status of {page} is not from 300 to 599"));
+    }
+    for acl in acls {
+        to.denials.insert((*acl).to_owned(), (*page).to_owned());
+    }
+    Ok(())
+}
+
+/// `TCP_RESET`, `[NNN:]ERR_PAGE` or `[NNN:]URL`. Of a page only the status counts: a refusal is a line
+/// of text.
+fn deny_with(rule: &mut Rule, page: &str) {
+    if page == "TCP_RESET" {
+        rule.reset = true;
+        return;
+    }
+    let (status, page) = match page.split_once(':') {
+        Some((status, page)) if status.len() == 3 && status.parse::<u16>().is_ok() => {
+            (status.parse().ok(), page)
+        }
+        _ => (None, page),
+    };
+    if page.contains("://") {
+        rule.redirect = Some(page.to_owned());
+        rule.status = status
+            .filter(|status| (300..400).contains(status))
+            .or(Some(302));
+    } else {
+        rule.status = status.filter(|status| *status >= 400);
+    }
+}
+
+/// Without parents everything is direct.
+pub(super) fn always_direct(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    to.access_line(line, &line.words).map(drop)
+}
+
+/// The same, unless somebody forbids it.
+pub(super) fn never_direct(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    match to.access_line(line, &line.words)? {
+        Some(access) if access.allow => {
+            Err("never_direct is not supported: tunnels go straight to their target; parent proxies are to come".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn hosts_file(_: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    match texts(line).as_slice() {
+        ["/etc/hosts"] => Ok(()),
+        _ => Err("hosts_file is not supported: names are resolved as the system does it, with /etc/hosts".to_owned()),
+    }
+}
+
+/// `tcp_outgoing_address ADDR [acl ...]`; an entry is for targets of its own IP version.
+pub(super) fn tcp_outgoing_address(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    let [address, acls @ ..] = line.words.as_slice() else {
+        return Err("tcp_outgoing_address needs an address".to_owned());
+    };
+    let parsed = words::address(&address.text)
+        .ok_or_else(|| format!("'{}' is not an address", address.text))?;
+    let when = acls
+        .iter()
+        .map(|acl| to.acls.refer(&acl.text))
+        .collect::<Result<_, _>>()?;
+    let outgoing = Outgoing {
+        address: Some(Text(parsed)),
+        when,
+        ..Outgoing::default()
+    };
+    to.file
+        .outgoing
+        .push(Located::new(outgoing, line.place.clone()));
+    Ok(())
+}
+
+pub(super) fn delay_pools(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    let text = line.words.first().map_or("", |word| &word.text);
+    to.pool_count = Some(
+        text.parse()
+            .map_err(|_| format!("'{text}' is not a number of pools"))?,
+    );
+    Ok(())
+}
+
+pub(super) fn delay_class(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    let text = line
+        .words
+        .get(1)
+        .map_or(String::new(), |word| word.text.clone());
+    let Ok(class @ 1..=3) = text.parse() else {
+        return Err(format!("delay pools are of class 1, 2 or 3, not '{text}'"));
+    };
+    to.pool(line)?.class = Some(class);
+    Ok(())
+}
+
+pub(super) fn delay_parameters(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    let parameters = texts(line)
+        .into_iter()
+        .skip(1)
+        .map(parameter)
+        .collect::<Result<_, _>>()?;
+    to.pool(line)?.parameters = parameters;
+    Ok(())
+}
+
+/// `restore/maximum`, `none`, `-1/-1`.
+fn parameter(text: &str) -> Result<Option<(u64, u64)>, String> {
+    let wrong = || {
+        format!(
+            "'{text}' is not a bucket; write bytes in a second, a slash, and how many it holds, or none"
+        )
+    };
+    if matches!(text, "none" | "-1/-1") {
+        return Ok(None);
+    }
+    let (rate, size) = text.split_once('/').ok_or_else(wrong)?;
+    let number = |text: &str| text.parse::<u64>().ok().filter(|number| *number > 0);
+    number(rate).zip(number(size)).map(Some).ok_or_else(wrong)
+}
+
+pub(super) fn delay_access(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    to.pool(line)?;
+    let words = line.words.get(1..).unwrap_or_default();
+    if let Some(access) = to.access_line(line, words)? {
+        if access
+            .terms
+            .iter()
+            .any(|term| to.acls.is_about_users(&term.0.0))
+        {
+            to.notices.push(format!(
+                "delay_access ({}) asks for a user: it fits once the user is known",
+                line.place
+            ));
+        }
+        to.pool(line)?.access.push(access);
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+use std::path::Path;
+
+use super::*;
+
+/// The configuration of the scenario that this project grew from.
+const SEED: &str = "\
+http_port 3128
+
+acl SSL_ports port 443
+acl CONNECT method CONNECT
+
+http_access deny CONNECT !SSL_ports
+http_access allow localhost manager
+http_access deny manager
+http_access allow all
+
+coredump_dir /var/spool/squid
+";
+
+fn translated(text: &str) -> Result<Translated, ConfigError> {
+    translate_with(Path::new("squid.conf"), &|_| Ok(text.to_owned()))
+}
+
+fn error(text: &str) -> String {
+    translated(text).unwrap_err().to_string()
+}
+
+#[test]
+fn the_seed_becomes_rules() {
+    let Translated { file, notices, .. } = translated(SEED).unwrap();
+    let text = toml::to_string(&file).unwrap();
+    for part in [
+        "compatibility = \"squid\"",
+        "address = \"[::]:3128\"",
+        "access_log = \"/var/log/squid/access.log\"",
+        "when = [\"CONNECT\", \"!SSL_ports\"]",
+        "when = [\"localhost\", \"manager\"]",
+        "[match.SSL_ports]\nport = [443]",
+        "name = \"no-http_access-matched\"\naction = \"deny\"",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    assert_eq!(notices.len(), 1);
+    assert!(notices[0].contains("coredump_dir (line 11)"), "{notices:?}");
+    // What is written reads back, and says the same.
+    let again: File = toml::from_str(&text).unwrap();
+    assert_eq!(toml::to_string(&again).unwrap(), text);
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_line_all_at_once() {
+    let text =
+        "http_port 3128\nhttp_acces deny all\nacl x prot 1\nhttp_access deny y\nacl x src 1.2.3\n";
+    let found = error(text);
+    let lines: Vec<&str> = found.lines().collect();
+    let expected = [
+        "squid.conf:2: unknown directive http_acces; did you mean http_access?",
+        "squid.conf:3: unknown acl type prot; did you mean proto?",
+        "squid.conf:4: there is no acl 'y'",
+        "squid.conf:5: '1.2.3' is not an address or a network",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{found}");
+    for (line, start) in lines.iter().zip(expected) {
+        assert!(line.starts_with(start), "{line}");
+    }
+}
+
+#[test]
+fn what_would_matter_is_refused_and_what_cannot_is_listed() {
+    for (line, part) in [
+        ("cache_peer p parent 3128 0", "cache_peer is not supported"),
+        ("url_rewrite_program /bin/x", "there are no helper programs"),
+        ("acl e external x", "there are no external helpers"),
+        ("http_port 1 intercept", "clients have to ask for a tunnel"),
+        ("http_port 1 magic", "no option magic"),
+        ("never_direct allow all", "parent proxies are to come"),
+        ("access_log syslog:daemon.info", "is not supported"),
+        (
+            "access_log /x combined",
+            "the log format combined is not supported",
+        ),
+        (
+            "auth_param digest program x",
+            "authentication by digest is not supported",
+        ),
+        (
+            "auth_param basic program /usr/lib/squid/basic_ldap_auth x",
+            "is not run",
+        ),
+        ("connect_timeout soon", "is not a time"),
+        ("acl x src", "needs a value"),
+        ("acl localhost port 1", "is of type src already"),
+        ("delay_class 1 1", "there is no delay pool 1"),
+    ] {
+        let found = error(&format!("http_port 3128\n{line}\n"));
+        assert!(
+            found.starts_with("squid.conf:2: ") && found.contains(part),
+            "{line}: {found}"
+        );
+    }
+    let text = "http_port 3128\ncache_dir ufs /x 1 1 1\nrefresh_pattern . 0 20% 1\nvia off\nnever_direct deny all\nhttp_access deny\nhttp_access maybe all\n";
+    let notices = translated(text).unwrap().notices.join("\n");
+    for part in [
+        "since there is no cache: cache_dir (line 2), refresh_pattern (line 3)",
+        "since it is about plain HTTP only: via (line 4)",
+        "it names no acl, as Squid does: http_access (squid.conf:6)",
+        "it says neither allow nor deny, as Squid does: http_access (squid.conf:7)",
+    ] {
+        assert!(notices.contains(part), "{part}\n{notices}");
+    }
+    assert_eq!(
+        error("acl a port 1"),
+        "squid.conf:1: no http_port; write http_port 3128"
+    );
+}
+
+/// `calcImplicitAnswer`.
+#[test]
+fn what_no_line_matches_has_the_opposite_of_the_last_lines_answer() {
+    for (lines, action) in [
+        ("", "deny"),
+        ("http_access allow localhost", "deny"),
+        ("http_access deny localhost", "allow"),
+    ] {
+        let file = translated(&format!("http_port 3128\n{lines}\n"))
+            .unwrap()
+            .file;
+        let last = toml::to_string(&file.rule.last().unwrap().value).unwrap();
+        assert!(
+            last.contains(&format!("action = \"{action}\"")),
+            "{lines}: {last}"
+        );
+    }
+}
+
+#[test]
+fn values_add_up_and_groups_nest() {
+    let text = "http_port 3128\n\
+        acl a port 1\nacl a port 2 0-3\n\
+        acl b any-of a CONNECT\n\
+        acl c all-of a !b\nacl c all-of localhost\n\
+        http_access deny c\n";
+    let file = translated(text).unwrap().file;
+    let text = toml::to_string(&file).unwrap();
+    for part in [
+        "[match.a]\nport = [1, 2, \"1-3\"]",
+        "[match.b]\nany = [\"a\", \"CONNECT\"]",
+        "[match.c]\nany = [\"c#1\", \"c#2\"]",
+        "[match.\"c#1\"]\nwhen = [\"a\", \"!b\"]",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[test]
+fn settings_have_their_counterparts() {
+    let text = "http_port 127.0.0.1:3128 name=in\nconnect_timeout 10 seconds\nread_timeout 1 hour\n\
+        client_lifetime 2 hours\nrequest_timeout 20 seconds\nclient_ip_max_connections 7\n\
+        tcp_outgoing_address 10.0.0.9 localhost\nacl slow src 10.0.0.0/8\n\
+        delay_pools 2\ndelay_class 1 1\ndelay_parameters 1 8000/16000\ndelay_access 1 allow slow\ndelay_access 1 deny all\n\
+        delay_class 2 2\ndelay_parameters 2 none 1000/1000\ndelay_access 2 deny slow\ndelay_access 2 allow all\n\
+        acl web dstdomain .example.com\ndeny_info 404:ERR_X web\ndeny_info http://why/?%u slow\nhttp_access deny web\nhttp_access deny slow\n";
+    let text = toml::to_string(&translated(text).unwrap().file).unwrap();
+    for part in [
+        "[[listen]]\naddress = \"127.0.0.1:3128\"\nname = \"in\"",
+        "head = \"20s\"",
+        "connect = \"10s\"",
+        "idle = \"1h\"",
+        "lifetime = \"2h\"",
+        "tunnels_per_client = 7",
+        "address = \"10.0.0.9\"\nwhen = [\"localhost\"]",
+        "[bucket.pool1-all]\nrate = \"8000B/s\"\nsize = \"16000B\"\nper = \"all\"\ndirection = \"down\"",
+        "bucket = [\"pool1-all\"]\nwhen = [\"slow\"]",
+        "[bucket.pool2-client]",
+        "bucket = [\"pool2-client\"]\nwhen = [\"!pool2-denied#1\", \"all\"]",
+        "status = 404",
+        "redirect = \"http://why/?%u\"",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}

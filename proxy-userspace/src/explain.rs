@@ -1,0 +1,203 @@
+//! `underpass check`, `underpass explain` and `underpass config`: a configuration, asked beforehand.
+
+use std::{fmt::Write as _, net::SocketAddr, path::Path, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use tokio::sync::Semaphore;
+
+use crate::{
+    access::{self, Access, Claim, Permit, Refused, Request},
+    authority::Authority,
+    config::{
+        Config, ConfigError, File, Live,
+        cli::{Explain, Settings},
+        schema, squid,
+    },
+    http::AbsoluteTarget,
+    policy::audit::audit,
+};
+
+/// What `underpass check` prints about a configuration, and how many warnings it has.
+///
+/// # Errors
+/// The configuration is wrong.
+pub fn check(settings: &Settings) -> Result<(String, usize), ConfigError> {
+    let config = Config::load(settings)?;
+    let listeners: Vec<SocketAddr> = config
+        .listen
+        .iter()
+        .map(|listener| listener.address)
+        .collect();
+    let mut report = String::new();
+    for notice in &config.notices {
+        let _ = writeln!(report, "note: {notice}");
+    }
+    let warnings = audit(&config.live.policy, &listeners);
+    for warning in &warnings {
+        let _ = writeln!(report, "{}", warning.in_words("warning: "));
+    }
+    let place = settings
+        .config
+        .as_deref()
+        .or(settings.squid_conf.as_deref());
+    let name = place.map_or("the configuration".into(), Path::to_string_lossy);
+    let count = match warnings.len() {
+        0 => "no warnings".to_owned(),
+        1 => "1 warning".to_owned(),
+        n => format!("{n} warnings"),
+    };
+    let _ = write!(report, "{name} is valid: {}, {count}", config.live);
+    Ok((report, warnings.len()))
+}
+
+/// What would become of a request, and whether it would be served.
+///
+/// # Errors
+/// The configuration or the request is wrong.
+pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
+    let config = Config::load(&arguments.settings)?;
+    let listeners: Vec<SocketAddr> = config
+        .listen
+        .iter()
+        .map(|listener| listener.address)
+        .collect();
+    let listener = config.listen.first();
+    let (method, url) = (arguments.method.as_str(), arguments.target.as_str());
+    let (scheme, target) = if method == "CONNECT" {
+        let target = Authority::parse(url.as_bytes())
+            .with_context(|| format!("'{url}' is no target of CONNECT"))?;
+        (None, target)
+    } else {
+        let Some(absolute) = AbsoluteTarget::parse(url) else {
+            bail!("'{url}' is no URL; write http://host/path, or CONNECT host:port");
+        };
+        (Some(absolute.scheme), absolute.authority)
+    };
+    let url = if method == "CONNECT" {
+        target.to_string()
+    } else {
+        url.to_owned()
+    };
+    let claim = match &arguments.user {
+        Some(user) => Claim::Verified(user.clone()),
+        None => Claim::Nothing,
+    };
+    let request = Request {
+        client: arguments.from.to_canonical(),
+        listener: listener.map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |listener| {
+            listener.address
+        }),
+        listener_name: listener.map_or("", |listener| &listener.name),
+        method,
+        scheme: scheme.as_deref(),
+        target: &target,
+        url: &url,
+        claim: &claim,
+        connections: 1,
+        mark: 0,
+        dice: 0,
+    };
+    let room = Arc::new(Semaphore::new(1)).acquire_owned().await?;
+    let access = Access {
+        live: &config.live,
+        listeners: &listeners,
+        deadline: access::deadline(config.live.connect_timeout),
+        checks: &Arc::new(Semaphore::new(1)),
+        room: &Arc::new(room),
+    };
+    let decided = match config.live.policy.client(request.client) {
+        Ok(()) => access.decide(&request, true).await,
+        Err(denial) => {
+            let refused = Refused {
+                refusal: denial.into(),
+                rule: Some("allow_client".into()),
+                reset: false,
+                user: None,
+                addresses: Box::default(),
+            };
+            Err(refused)
+        }
+    };
+    let is_served = decided.is_ok();
+    let lines = match decided {
+        Ok(permit) => permitted(&permit, &config.live, method),
+        Err(refused) => denied(&refused),
+    };
+    let lines: Vec<String> = lines
+        .into_iter()
+        .map(|(name, text)| format!("{name:<10}{text}"))
+        .collect();
+    Ok((lines.join("\n"), is_served))
+}
+
+type Lines = Vec<(&'static str, String)>;
+
+fn permitted(permit: &Permit, live: &Live, method: &str) -> Lines {
+    let first = permit.candidates.first().and_then(|first| first.rule);
+    let rule = first.and_then(|index| live.policy.rules().get(index));
+    let rule = rule.map_or("none; what is open by default".to_owned(), |rule| {
+        format!("{} ({})", rule.name, rule.place)
+    });
+    let mut lines = vec![
+        ("verdict", "allow".to_owned()),
+        ("rule", rule),
+        ("reason", permit.reason.clone()),
+    ];
+    for rule in &permit.would_deny {
+        lines.push(("report", format!("rule {rule} would deny it")));
+    }
+    for candidate in &permit.candidates {
+        let engine = live.engine(candidate.rule, candidate.address);
+        lines.push((
+            "address",
+            format!("{} (engine {engine})", candidate.address),
+        ));
+    }
+    if method != "CONNECT" {
+        let note = "only CONNECT is served; the client would be told 405";
+        lines.push(("note", note.to_owned()));
+    }
+    lines
+}
+
+fn denied(refused: &Refused) -> Lines {
+    let status = refused.refusal.status();
+    let verdict = match (&refused.rule, refused.reset) {
+        (_, true) => "deny, with a reset".to_owned(),
+        (Some(_), false) => format!("deny, with {status}"),
+        (None, false) => format!("fail, with {status}"),
+    };
+    let rule = refused.rule.as_deref().unwrap_or("none");
+    let mut lines = vec![
+        ("verdict", verdict),
+        ("rule", rule.to_owned()),
+        ("reason", refused.refusal.reason().to_owned()),
+    ];
+    for address in &refused.addresses {
+        lines.push(("address", address.to_string()));
+    }
+    lines
+}
+
+/// The TOML that is equivalent to a squid.conf, and what was left out.
+///
+/// # Errors
+/// The squid.conf is wrong or not supported.
+pub fn convert(path: &Path) -> anyhow::Result<(String, Vec<String>)> {
+    let translated = squid::translate(path)?;
+    Ok((to_toml(&translated.file, path)?, translated.notices))
+}
+
+fn to_toml(file: &File, path: &Path) -> anyhow::Result<String> {
+    let text = toml::to_string(file).context("the configuration cannot be written as TOML")?;
+    Ok(format!(
+        "# Made from {} by underpass config convert.\n\n{text}",
+        path.display()
+    ))
+}
+
+/// The JSON Schema of `underpass.toml`.
+#[must_use]
+pub fn json_schema() -> String {
+    schema()
+}

@@ -1,0 +1,86 @@
+//! The target of a request that is not CONNECT: a URL, as clients send it to a proxy (RFC 9112 §3.2.2).
+
+use crate::authority::Authority;
+
+/// A URL, as far as rules look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbsoluteTarget {
+    /// The scheme, in lower case.
+    pub scheme: String,
+    /// Host and port; the port of the scheme if there is none.
+    pub authority: Authority,
+}
+
+impl AbsoluteTarget {
+    /// Reads a URL; none if it is no URL of a scheme that has hosts and ports, or has user information.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://")?;
+        let scheme = scheme.to_ascii_lowercase();
+        let port = match scheme.as_str() {
+            "http" | "ws" => 80,
+            "https" | "wss" => 443,
+            "ftp" => 21,
+            _ => return None,
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let host = rest.get(..end)?;
+        let has_port = host.rsplit_once(':').is_some_and(|(before, port)| {
+            !port.is_empty() && (!before.starts_with('[') || before.ends_with(']'))
+        });
+        let authority = if has_port {
+            Authority::parse(host.as_bytes())
+        } else {
+            let host = host.strip_suffix(':').unwrap_or(host);
+            Authority::parse(format!("{host}:{port}").as_bytes())
+        };
+        Some(Self {
+            scheme,
+            authority: authority.ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_of_a_url() {
+        for (url, scheme, authority) in [
+            ("http://example.com", "http", "example.com:80"),
+            ("HTTP://Example.com:8080/a?b", "http", "example.com:8080"),
+            ("https://example.com?x", "https", "example.com:443"),
+            ("http://[::1]/", "http", "[::1]:80"),
+            ("http://[::1]:81/", "http", "[::1]:81"),
+            ("http://192.0.2.1:/x", "http", "192.0.2.1:80"),
+            ("ftp://example.com/x", "ftp", "example.com:21"),
+        ] {
+            let target = AbsoluteTarget::parse(url).unwrap();
+            assert_eq!(
+                (
+                    target.scheme.as_str(),
+                    target.authority.to_string().as_str()
+                ),
+                (scheme, authority),
+                "{url}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_rules_cannot_judge_is_none() {
+        for url in [
+            "/path",
+            "*",
+            "example.com:443",
+            "http://",
+            "http://a:0/",
+            "http://user@example.com/",
+            "urn://x",
+            "http://a b/",
+        ] {
+            assert_eq!(AbsoluteTarget::parse(url), None, "{url}");
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! What is open at present: connections and tunnels, counted by whom they belong to, and each tunnel
+//! with what it takes to end it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    hash::Hash,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    authority::Authority,
+    config::{Live, Quotas},
+    http::{ProxyError, RETRY_AFTER, Refusal, Status},
+    policy::{Decision, Facts, Step, User},
+    relay::Ending,
+};
+
+/// Everything that is open.
+#[derive(Debug, Default)]
+pub struct Registry {
+    counts: Mutex<HashMap<Key, u32>>,
+    tunnels: Mutex<HashMap<u64, Arc<Tunnel>>>,
+    /// Requests that rules would have refused, by rule.
+    would_deny: Mutex<BTreeMap<String, u64>>,
+    /// Times that the configuration was read again, and times that it was refused.
+    reloads: AtomicU64,
+    failed_reloads: AtomicU64,
+}
+
+/// What is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// Connections of a client.
+    Connections(IpAddr),
+    /// All tunnels.
+    All,
+    /// Those of a client.
+    Client(IpAddr),
+    /// Those of a user.
+    User(Arc<str>),
+    /// Those that a rule allowed.
+    Rule(Arc<str>),
+    /// Those of them that are a client's.
+    RuleClient(Arc<str>, IpAddr),
+    /// Those of them that are a user's.
+    RuleUser(Arc<str>, Arc<str>),
+}
+
+/// A tunnel that is open.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// Its number.
+    pub id: u64,
+    /// The client.
+    pub client: IpAddr,
+    /// The address of ours that it connected to.
+    pub listener: SocketAddr,
+    /// The listener's name.
+    pub listener_name: Arc<str>,
+    /// Who the client is.
+    pub user: Option<Arc<str>>,
+    /// What it asked for.
+    pub target: Authority,
+    /// Where that led.
+    pub upstream: SocketAddr,
+    /// The firewall's mark of its connection.
+    pub mark: u32,
+    /// The number that was drawn for it.
+    pub dice: u64,
+    /// Ends it.
+    pub stop: Stop,
+}
+
+/// How a tunnel is told to end, and why.
+#[derive(Debug)]
+pub struct Stop {
+    token: CancellationToken,
+    why: OnceLock<Ending>,
+}
+
+impl Stop {
+    /// Also ends with the token.
+    #[must_use]
+    pub fn new(parent: &CancellationToken) -> Self {
+        Self {
+            token: parent.child_token(),
+            why: OnceLock::new(),
+        }
+    }
+
+    /// What the tunnel waits for.
+    pub fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// Ends the tunnel; the first reason counts.
+    pub fn end(&self, why: Ending) {
+        let _ = self.why.set(why);
+        self.token.cancel();
+    }
+
+    /// Why it was ended, if it was.
+    pub fn why(&self) -> Option<&Ending> {
+        self.why.get()
+    }
+}
+
+/// Something that is counted as long as this is held.
+#[derive(Debug)]
+pub struct Counted {
+    registry: Arc<Registry>,
+    keys: Vec<Key>,
+    /// A tunnel in the table.
+    tunnel: Option<u64>,
+}
+
+/// A limit that a tunnel would exceed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exceeded {
+    whose: String,
+    limit: u32,
+    /// Whether it is everybody's.
+    is_total: bool,
+}
+
+/// Who wants a tunnel.
+#[derive(Clone, Debug)]
+pub struct Applicant<'a> {
+    /// The client.
+    pub client: IpAddr,
+    /// The user.
+    pub user: Option<&'a Arc<str>>,
+    /// The name of the rule that allows it.
+    pub rule: Option<&'a str>,
+}
+
+impl Registry {
+    /// Counts a connection of a client.
+    pub fn connected(self: &Arc<Self>, client: IpAddr) -> Counted {
+        self.count(vec![Key::Connections(client)])
+    }
+
+    /// How many connections a client has.
+    pub fn connections(&self, client: IpAddr) -> u32 {
+        self.counted(&Key::Connections(client))
+    }
+
+    /// Counts a tunnel, unless it exceeds one of the limits: those of all tunnels and those of the rule.
+    pub fn begin(
+        self: &Arc<Self>,
+        who: &Applicant<'_>,
+        general: Quotas,
+        of_rule: Quotas,
+    ) -> Result<Counted, Exceeded> {
+        let Applicant { client, user, rule } = who;
+        let mut wanted = vec![
+            (Key::All, general.all),
+            (Key::Client(*client), general.per_client),
+        ];
+        if let Some(user) = user {
+            wanted.push((Key::User(Arc::clone(user)), general.per_user));
+        }
+        if let Some(rule) = rule {
+            let rule: Arc<str> = (*rule).into();
+            wanted.push((
+                Key::RuleClient(Arc::clone(&rule), *client),
+                of_rule.per_client,
+            ));
+            if let Some(user) = user {
+                wanted.push((
+                    Key::RuleUser(Arc::clone(&rule), Arc::clone(user)),
+                    of_rule.per_user,
+                ));
+            }
+            wanted.push((Key::Rule(rule), of_rule.all));
+        }
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, limit) in &wanted {
+            let used = counts.get(key).copied().unwrap_or(0);
+            if let Some(limit) = *limit
+                && used >= limit
+            {
+                return Err(Exceeded {
+                    whose: key.to_string(),
+                    limit,
+                    is_total: *key == Key::All,
+                });
+            }
+        }
+        let keys: Vec<Key> = wanted.into_iter().map(|(key, _)| key).collect();
+        for key in &keys {
+            *counts.entry(key.clone()).or_default() += 1;
+        }
+        drop(counts);
+        Ok(Counted {
+            registry: Arc::clone(self),
+            keys,
+            tunnel: None,
+        })
+    }
+
+    fn count(self: &Arc<Self>, keys: Vec<Key>) -> Counted {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &keys {
+            *counts.entry(key.clone()).or_default() += 1;
+        }
+        drop(counts);
+        Counted {
+            registry: Arc::clone(self),
+            keys,
+            tunnel: None,
+        }
+    }
+
+    fn counted(&self, key: &Key) -> u32 {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.get(key).copied().unwrap_or(0)
+    }
+
+    /// Every tunnel that is open.
+    pub fn tunnels(&self) -> Vec<Arc<Tunnel>> {
+        let tunnels = self.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
+        tunnels.values().cloned().collect()
+    }
+
+    /// Counts that the configuration was read again, and accepted or refused.
+    pub fn note_reload(&self, accepted: bool) {
+        let count = if accepted {
+            &self.reloads
+        } else {
+            &self.failed_reloads
+        };
+        count.fetch_add(1, Relaxed);
+    }
+
+    /// How often the configuration was read again and accepted, and how often refused.
+    pub fn reloads(&self) -> (u64, u64) {
+        (
+            self.reloads.load(Relaxed),
+            self.failed_reloads.load(Relaxed),
+        )
+    }
+
+    /// Counts a request that a rule would have refused.
+    pub fn note_would_deny(&self, rule: &str) {
+        let mut counts = self
+            .would_deny
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(rule.to_owned()).or_default() += 1;
+    }
+
+    /// How many requests each rule would have refused.
+    pub fn would_deny(&self) -> BTreeMap<String, u64> {
+        self.would_deny
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Ends the tunnels that would not be allowed any more: how many.
+    pub fn enforce(&self, live: &Live) -> usize {
+        let mut ended = 0;
+        for tunnel in self.tunnels() {
+            if let Some(reason) = tunnel.objection(live, self.connections(tunnel.client)) {
+                tunnel.stop.end(Ending::Forbidden(reason));
+                ended += 1;
+            }
+        }
+        ended
+    }
+}
+
+impl Counted {
+    /// Puts the tunnel on the table, for as long as it is counted.
+    pub fn enlist(&mut self, tunnel: Arc<Tunnel>) {
+        self.tunnel = Some(tunnel.id);
+        let mut tunnels = self
+            .registry
+            .tunnels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        tunnels.insert(tunnel.id, tunnel);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(id) = self.tunnel {
+            let mut tunnels = self
+                .registry
+                .tunnels
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            tunnels.remove(&id);
+        }
+        let mut counts = self
+            .registry
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for key in &self.keys {
+            if let Some(count) = counts.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(key);
+                }
+            }
+        }
+    }
+}
+
+impl Tunnel {
+    /// Why it would not be allowed, were it asked for now.
+    fn objection(&self, live: &Live, connections: u32) -> Option<String> {
+        let addresses = [self.upstream.ip()];
+        let url = self.target.to_string();
+        let facts = Facts {
+            client: self.client,
+            listener: self.listener,
+            listener_name: &self.listener_name,
+            method: "CONNECT",
+            scheme: None,
+            host: self.target.host(),
+            port: self.target.port().get(),
+            url: &url,
+            user: self.user.as_deref().map_or(User::Nobody, User::Known),
+            now: live.moment(),
+            addresses: Some(&addresses),
+            // Names of addresses are not looked for again.
+            reverse_name: Some("none"),
+            own_address: false,
+            connections,
+            mark: self.mark,
+            dice: self.dice,
+        };
+        match live.policy.decide(&facts) {
+            Step::Decided(decision) => {
+                (!decision.is_allowed()).then(|| Decision::to_string(&decision))
+            }
+            Step::Needs(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connections(client) | Self::Client(client) => write!(f, "client {client}"),
+            Self::All => f.write_str("this proxy"),
+            Self::User(user) => write!(f, "user {user}"),
+            Self::Rule(rule) => write!(f, "rule {rule}"),
+            Self::RuleClient(rule, client) => write!(f, "client {client} under rule {rule}"),
+            Self::RuleUser(rule, user) => write!(f, "user {user} under rule {rule}"),
+        }
+    }
+}
+
+impl From<Exceeded> for Refusal {
+    fn from(exceeded: Exceeded) -> Self {
+        let Exceeded {
+            whose,
+            limit,
+            is_total,
+        } = exceeded;
+        let status = if is_total {
+            Status::SERVICE_UNAVAILABLE
+        } else {
+            Status::TOO_MANY_REQUESTS
+        };
+        let tunnels = if limit == 1 { "tunnel" } else { "tunnels" };
+        let reason =
+            format!("{whose} has {limit} {tunnels} open, which is the limit; try again later");
+        Self::with_status(status, ProxyError::ConnectionLimitReached, reason)
+            .with_retry_after(RETRY_AFTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn limits_count_what_is_open() {
+        let registry = Arc::new(Registry::default());
+        let user: Arc<str> = "anna".into();
+        let who = |user| Applicant {
+            client: CLIENT,
+            user,
+            rule: Some("r"),
+        };
+        let general = Quotas {
+            all: Some(3),
+            per_client: None,
+            per_user: Some(1),
+        };
+        let of_rule = Quotas {
+            all: None,
+            per_client: Some(2),
+            per_user: None,
+        };
+        let first = registry.begin(&who(Some(&user)), general, of_rule).unwrap();
+        let exceeded = registry
+            .begin(&who(Some(&user)), general, of_rule)
+            .unwrap_err();
+        assert_eq!(
+            Refusal::from(exceeded).reason(),
+            "user anna has 1 tunnel open, which is the limit; try again later"
+        );
+        let second = registry.begin(&who(None), general, of_rule).unwrap();
+        let exceeded = registry.begin(&who(None), general, of_rule).unwrap_err();
+        assert_eq!(Refusal::from(exceeded).status().code(), 429);
+        let other = Applicant {
+            client: [10, 0, 0, 1].into(),
+            user: None,
+            rule: None,
+        };
+        let third = registry.begin(&other, general, Quotas::default()).unwrap();
+        let exceeded = registry
+            .begin(&other, general, Quotas::default())
+            .unwrap_err();
+        assert_eq!(Refusal::from(exceeded).status().code(), 503);
+        drop((first, second, third));
+        assert!(
+            registry.counts.lock().unwrap().is_empty(),
+            "nothing is left behind"
+        );
+    }
+
+    #[test]
+    fn connections_are_counted_by_client() {
+        let registry = Arc::new(Registry::default());
+        let one = registry.connected(CLIENT);
+        let other = registry.connected(CLIENT);
+        assert_eq!(registry.connections(CLIENT), 2);
+        drop((one, other));
+        assert_eq!(registry.connections(CLIENT), 0);
+    }
+}

@@ -1,0 +1,158 @@
+//! The configuration, read again: on SIGHUP, and when one of its files changes.
+//!
+//! All or nothing: new requests are judged by the new rules once everything in them is known to be
+//! right; what is wrong is reported with its place, and the old rules stay. No listener is closed. Open
+//! tunnels go on, unless `enforce_on_live` says that those which are forbidden now are to end.
+//!
+//! Files are looked at once a second instead of being watched by the kernel: that also sees a
+//! `ConfigMap`, which Kubernetes changes by swapping a symbolic link above it, and a file on a network.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc};
+
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use crate::{
+    config::{Config, Listener, cli::Settings},
+    limits::WATCH_PAUSE,
+    lines::Destination,
+    policy::audit::audit,
+    session::Shared,
+};
+
+/// Reads the configuration again.
+#[derive(Debug)]
+pub struct Reloader {
+    settings: Settings,
+    /// What the process was started with, and keeps.
+    listen: Vec<Listener>,
+    access_log: Destination,
+    watch: bool,
+    sources: Vec<PathBuf>,
+    /// What the files looked like when they were read.
+    read: Vec<Look>,
+    /// What they looked like since, if that was something else.
+    changed: Option<Vec<Look>>,
+}
+
+/// What tells two states of a file apart: which one it is, links followed, and when it was written. None
+/// if it is not there.
+type Look = Option<(u64, u64, u64, i64, i64)>;
+
+impl Reloader {
+    /// Begins with a configuration that was just read with these settings.
+    #[must_use]
+    pub fn new(settings: Settings, config: &Config) -> Self {
+        Self {
+            settings,
+            listen: config.listen.clone(),
+            access_log: config.access_log.clone(),
+            watch: config.watch,
+            sources: config.sources.clone(),
+            read: look(&config.sources),
+            changed: None,
+        }
+    }
+
+    /// Returns once a file has changed, and stayed as it is from one look to the next.
+    pub async fn changed(&mut self) {
+        loop {
+            sleep(WATCH_PAUSE).await;
+            if !self.watch {
+                continue;
+            }
+            let now = look(&self.sources);
+            if now == self.read {
+                self.changed = None;
+            } else if self.changed.as_ref() == Some(&now) {
+                return;
+            } else {
+                self.changed = Some(now);
+            }
+        }
+    }
+
+    /// Reads the configuration, and lets new requests be judged by it.
+    pub fn reload(&mut self, shared: &Shared, why: &str) {
+        // Whatever comes of it: the same files are not read again until they change again.
+        self.read = look(&self.sources);
+        self.changed = None;
+        let config = match Config::load(&self.settings) {
+            Ok(config) => config,
+            Err(problem) => {
+                shared.registry.note_reload(false);
+                let cause = std::error::Error::source(&problem)
+                    .map_or(String::new(), |cause| format!(": {cause}"));
+                error!(
+                    "{why}: the configuration is refused, and the old one stays: {problem}{cause}"
+                );
+                return;
+            }
+        };
+        if config.listen != self.listen {
+            warn!("`listen` has changed; that takes effect when the proxy is started again");
+        }
+        if config.access_log != self.access_log {
+            warn!("`access_log` has changed; that takes effect when the proxy is started again");
+        }
+        for warning in audit(&config.live.policy, &shared.listeners) {
+            warn!("{}", warning.in_words(""));
+        }
+        self.watch = config.watch;
+        if config.sources != self.sources {
+            self.sources = config.sources;
+            self.read = look(&self.sources);
+        }
+        let live = Arc::new(config.live);
+        shared.current.set(Arc::clone(&live));
+        shared.registry.note_reload(true);
+        info!("{why}: the configuration was read again: {live}");
+        if live.enforce_on_live {
+            let ended = shared.registry.enforce(&live);
+            if ended > 0 {
+                info!(tunnels = ended, "ended, since the rules forbid them now");
+            }
+        }
+    }
+}
+
+fn look(sources: &[PathBuf]) -> Vec<Look> {
+    let look = |path: &PathBuf| {
+        let meta = fs::metadata(path).ok()?;
+        Some((
+            meta.dev(),
+            meta.ino(),
+            meta.size(),
+            meta.mtime(),
+            meta.mtime_nsec(),
+        ))
+    };
+    sources.iter().map(look).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_swapped_link_is_a_change() {
+        let directory = std::env::temp_dir().join(format!("underpass-look-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (one, other, link) = (
+            directory.join("1"),
+            directory.join("2"),
+            directory.join("link"),
+        );
+        fs::write(&one, "a").unwrap();
+        fs::write(&other, "a").unwrap();
+        std::os::unix::fs::symlink(&one, &link).unwrap();
+        let sources = [link.clone()];
+        let before = look(&sources);
+        assert_eq!(before, look(&sources));
+        fs::remove_file(&link).unwrap();
+        assert_eq!(look(&sources), [None]);
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        assert_ne!(before, look(&sources));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
