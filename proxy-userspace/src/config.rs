@@ -1,6 +1,6 @@
 //! The configuration: typed, complete, and valid by construction.
 //!
-//! It comes from `underpass.toml` ([`file`], read by `load`) or from a squid.conf ([`squid`], which makes
+//! It comes from `underpass.toml` ([`mod@file`], read by `load`) or from a squid.conf ([`squid`], which makes
 //! a [`file::File`] of it), and the command line ([`cli`]) wins over either, setting by setting. Then it is
 //! compiled (`compile`) into what cannot change while the process runs ([`Config`]) and what can
 //! ([`Live`]). Everything has a safe default, so all sources may be absent.
@@ -135,6 +135,23 @@ impl Config {
         let mut config = Self::join(settings, loaded, path.unwrap_or(Path::new("")))?;
         config.notices = notices;
         Ok(config)
+    }
+
+    /// Compiles the text of an `underpass.toml`, as if it stood at this path.
+    ///
+    /// # Errors
+    /// It is invalid.
+    pub fn from_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Self::join(&Settings::default(), load::parse(text, path)?, path)
+    }
+
+    /// Compiles what a squid.conf was translated to.
+    ///
+    /// # Errors
+    /// It is contradictory, or a list that it names cannot be read.
+    pub fn from_file(file: File, path: &Path) -> Result<Self, ConfigError> {
+        let sources = Vec::new();
+        Self::join(&Settings::default(), Loaded { file, sources }, path)
     }
 
     fn join(settings: &Settings, loaded: Loaded, path: &Path) -> Result<Self, ConfigError> {

@@ -57,7 +57,7 @@ Examples:
 }
 
 /// What to run with.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct Settings {
     /// Listen here; repeat for more [default: 127.0.0.1:3128]
     #[arg(

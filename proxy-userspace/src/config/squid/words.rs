@@ -158,7 +158,8 @@ fn hours(word: &str, days: u8) -> Result<Window, String> {
     let minute = |text: &str| {
         let (hour, minute) = text.split_once(':')?;
         let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
-        (hour < 24 && minute < 60 || (hour, minute) == (24, 0)).then_some(hour * 60 + minute)
+        let is_time = hour < 24 && minute < 60 || (hour, minute) == (24, 0);
+        is_time.then(|| hour * 60 + minute)
     };
     let (first, last) = word.split_once('-').ok_or_else(wrong)?;
     let (first, last) = (
@@ -277,7 +278,7 @@ mod tests {
             Ok(vec![window("sat 10:00-12:00"), window("sun")])
         );
         assert_eq!(windows(&["9:00-24:00"]), Ok(vec![window("09:00-24:00")]));
-        for words in [&["X"][..], &["17:00-9:00"], &["9-17"]] {
+        for words in [&["X"][..], &["17:00-9:00"], &["9-17"], &["0:0-3002:59"]] {
             assert!(windows(words).is_err(), "{words:?}");
         }
     }
