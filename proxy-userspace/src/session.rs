@@ -901,12 +901,12 @@ async fn read_head(
 }
 
 /// What the access log shows of a well-formed request that we do not serve: its target without the
-/// query, which may hold secrets.
+/// query, which may hold secrets, but with its question mark, as Squid does.
 fn loggable_target(head: &Head, error: RequestError) -> Cow<'_, str> {
     if matches!(error, RequestError::Target(_)) {
         return INVALID.into();
     }
-    let path = head.target().split(|byte| *byte == b'?').next();
+    let path = head.target().split_inclusive(|byte| *byte == b'?').next();
     String::from_utf8_lossy(path.unwrap_or_default())
 }
 

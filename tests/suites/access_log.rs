@@ -198,7 +198,7 @@ fn refusals_are_logged_with_all_bytes_of_the_reply() {
         b"GET http://origin.test/a?secret HTTP/1.1\r\nHost: origin.test\r\n\r\n",
     );
     let expected = format!(
-        "NONE_NONE/405 {} GET http://origin.test/a - HIER_NONE/- text/plain",
+        "NONE_NONE/405 {} GET http://origin.test/a? - HIER_NONE/- text/plain",
         reply.len()
     );
     assert_eq!(entry(&daemon, "/405 ").rest(), expected);
