@@ -145,7 +145,7 @@ pub enum Ending {
     HalfClosedTimeout,
     /// Somebody asked for it: shutdown, or an operator.
     Cancelled,
-    /// It was open for [`Limits::lifetime`].
+    /// It was open for as long as a tunnel may be.
     Lifetime,
     /// The rules have changed, and forbid it: which of them.
     Forbidden(String),

@@ -180,3 +180,42 @@ fn without_rules_the_guard_decides() {
     assert_eq!(NetworkSet::default(), default.guard().destinations);
     assert_eq!(config.live.engine(None, DEFAULT_LISTEN), EngineChoice::Auto);
 }
+
+/// What is commented out in the example that we hand out is right as well.
+#[test]
+fn the_example_is_right_to_its_last_comment() {
+    let text = include_str!("../../../deploy/config/underpass.example.toml");
+    let is_setting = |line: &str| {
+        let begins = |start: char| start == '[' || start.is_ascii_lowercase();
+        line.starts_with(begins) && (line.starts_with('[') || line.contains(" = "))
+    };
+    let uncommented: Vec<&str> = text
+        .lines()
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|rest| is_setting(rest))
+                .unwrap_or(line)
+        })
+        // Files that do not exist.
+        .filter(|line| !line.starts_with("include"))
+        .collect();
+    let text = uncommented.join("\n").replace(", \"@trackers.txt\"", "");
+    let directory = std::env::temp_dir().join(format!("underpass-example-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("users"), "").unwrap();
+    let path = directory.join("example.toml");
+    let loaded = load::parse(&text, &path).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let config =
+        Config::join(&settings(&[]), loaded, &path).unwrap_or_else(|error| panic!("{error}"));
+    std::fs::remove_dir_all(&directory).unwrap();
+    let live = config.live;
+    assert_eq!(
+        (
+            live.policy.rules().len(),
+            live.outgoing.len(),
+            live.shapes.len()
+        ),
+        (2, 1, 1)
+    );
+    assert!(live.auth.is_some() && live.quotas.all == Some(10_000));
+}
