@@ -55,6 +55,10 @@ pub enum LoadError {
     Refused(String),
 }
 
+/// Room in the map for sockets that are closed but not gone yet: one leaves it when the last holder of its
+/// file lets go, and an `epoll_wait` of another thread may be that (`ep_item_poll`).
+const CLOSING_SOCKETS: u32 = 64;
+
 impl LoadError {
     /// What the operator can do about it.
     pub fn remedy(&self) -> String {
@@ -183,7 +187,7 @@ impl Object {
             .override_global(globals::WRITE_SEQ, &write_seq, true)
             .override_global(globals::WMEM_QUEUED, &wmem_queued, true)
             .override_global(globals::SNDBUF, &sndbuf, true)
-            .map_max_entries(maps::SOCKETS, sockets)
+            .map_max_entries(maps::SOCKETS, sockets.saturating_add(CLOSING_SOCKETS))
             .map_max_entries(maps::FLOWS, sockets)
             .map_max_entries(maps::DIRECTIONS, sockets)
             .map_max_entries(maps::REQUESTS, sockets)
