@@ -93,11 +93,11 @@ impl Policy {
 
     /// Whether a client can be served at all: if not, whatever it asks for is refused.
     pub fn client(&self, client: IpAddr) -> Result<(), Denial> {
-        let opened = self
-            .rules
-            .iter()
-            .any(|rule| rule.action == Action::Allow && rule.scope.clients);
-        if opened {
+        let client = client.to_canonical();
+        let opened = |rule: &Rule| {
+            rule.action == Action::Allow && rule.scope.clients && rule.may_be_about(client)
+        };
+        if self.rules.iter().any(opened) {
             Ok(())
         } else {
             self.guard.client(client)

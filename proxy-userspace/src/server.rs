@@ -98,7 +98,7 @@ impl Server {
             client,
             listener_name: Arc::clone(listener_name),
             admission: self.admit(client, &live),
-            live,
+            live: Some(live),
             counted: self.shared.registry.connected(client.ip()),
         };
         let session = Session::new(Arc::clone(&self.shared), arrival, self.cancel.clone());

@@ -39,7 +39,9 @@ use crate::{
     },
     policy::{self, Facts},
     registry::{Applicant, Counted, Registry, Stop, Tunnel},
-    relay::{self, Ending, Leg, Order, Outcome, Pair, Relay, Traffic},
+    relay::{
+        self, Ending, Leg, Limits, Order, Outcome, Pair, Relay, Traffic, selection::EngineChoice,
+    },
     shaping::{Buckets, Shaper},
 };
 
@@ -119,8 +121,8 @@ pub struct Arrival {
     pub client: SocketAddr,
     /// The listener's name.
     pub listener_name: Arc<str>,
-    /// What it is judged by.
-    pub live: Arc<Live>,
+    /// What it is judged by; let go once its tunnel runs, which may outlive many configurations.
+    pub live: Option<Arc<Live>>,
     /// Whether it is served.
     pub admission: Admission,
     /// Its being counted.
@@ -149,7 +151,11 @@ struct Joint {
     pair: Box<Pair>,
     tunnel: Arc<Tunnel>,
     counted: Counted,
-    rule: Option<usize>,
+    /// The name of the rule that allowed it.
+    rule: Option<Box<str>>,
+    engine: EngineChoice,
+    limits: Limits,
+    lifetime: Option<Duration>,
     shaper: Option<Arc<Shaper>>,
 }
 
@@ -187,20 +193,23 @@ impl Session {
             tunnel,
             counted,
             rule,
+            engine,
+            limits,
+            lifetime,
             shaper,
         } = joint;
+        self.arrival.live = None;
         let reply_bytes = pair.client.owed.len() as u64;
         let traffic = Arc::new(Traffic::default());
-        let live = Arc::clone(&self.arrival.live);
         let order = Order {
-            engine: live.engine(rule, tunnel.upstream),
-            limits: live.limits(rule),
+            engine,
+            limits,
             shaper: shaper.as_deref(),
             traffic: &traffic,
             cancel: tunnel.stop.token(),
         };
         let relay = &self.shared.relay;
-        let mut outcome = match live.lifetime(rule) {
+        let mut outcome = match lifetime {
             None => relay.run(pair, order).await,
             // On the heap: most tunnels have no such limit, and all would carry its size.
             Some(lifetime) => {
@@ -225,9 +234,7 @@ impl Session {
             peer: Some(tunnel.upstream.ip()),
             ..Entry::default()
         });
-        let rule = rule.and_then(|index| live.policy.rules().get(index));
-        let rule = rule.map(|rule| rule.name.as_str());
-        self.report(&tunnel, rule, &outcome, counts.to_upstream, {
+        self.report(&tunnel, rule.as_deref(), &outcome, counts.to_upstream, {
             counts.to_client.saturating_sub(reply_bytes)
         });
     }
@@ -235,7 +242,7 @@ impl Session {
     /// Reads the request; without one that is to be served, ends with what the client is told.
     async fn receive(&mut self, mut stream: TcpStream) -> Option<Request> {
         // A client that is going to be refused is not waited for.
-        let head_timeout = self.arrival.live.head_timeout;
+        let head_timeout = self.live().head_timeout;
         let patience = match self.arrival.admission {
             Admission::Served(_) | Admission::Over => head_timeout,
             Admission::TurnedAway {
@@ -290,7 +297,7 @@ impl Session {
         };
         self.since = Instant::now();
         let claim = claim(&head);
-        let request = match ConnectRequest::from_head(&head, self.arrival.live.strictness) {
+        let request = match ConnectRequest::from_head(&head, self.live().strictness) {
             Ok(request) => request,
             Err(error) => {
                 self.refuse_other(stream, &head, error, &claim).await;
@@ -336,9 +343,12 @@ impl Session {
                 url: text,
                 ..self.asked(&stream, &absolute.authority, text, claim)
             };
-            let live = &self.arrival.live;
+            let live = self.live();
             let deadline = access::deadline(live.connect_timeout);
-            if let Err(refused) = self.access(room, deadline).decide(&request, false).await
+            if let Err(refused) = self
+                .access(&live, room, deadline)
+                .decide(&request, false)
+                .await
                 && refused.rule.is_some()
             {
                 let entry = Entry {
@@ -366,11 +376,10 @@ impl Session {
             id,
             client,
             listener_name,
-            live,
             ..
         } = &self.arrival;
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mark = if live.needs_mark() {
+        let mark = if self.live().needs_mark() {
             SockRef::from(stream).mark().unwrap_or_default()
         } else {
             0
@@ -390,13 +399,20 @@ impl Session {
         }
     }
 
+    /// What the client is judged by.
+    fn live(&self) -> Arc<Live> {
+        let own = self.arrival.live.clone();
+        own.unwrap_or_else(|| self.shared.current.get())
+    }
+
     fn access<'a>(
         &'a self,
+        live: &'a Live,
         room: &'a Arc<OwnedSemaphorePermit>,
         deadline: time::Instant,
     ) -> Access<'a> {
         Access {
-            live: &self.arrival.live,
+            live,
             listeners: &self.shared.listeners,
             deadline,
             checks: &self.shared.checks,
@@ -470,6 +486,7 @@ impl Session {
             target,
         });
         counted.enlist(Arc::clone(&tunnel));
+        let (live, rule) = (self.live(), candidate.rule);
         let upstream = Leg {
             stream: dialled.stream,
             owed: early_data,
@@ -478,9 +495,14 @@ impl Session {
         };
         Some(Joint {
             pair: Pair::new(client, upstream),
+            engine: live.engine(rule, candidate.address),
+            limits: live.limits(rule),
+            lifetime: live.lifetime(rule),
+            rule: rule
+                .and_then(|index| live.policy.rules().get(index))
+                .map(|rule| rule.name.as_str().into()),
             tunnel,
             counted,
-            rule: candidate.rule,
             shaper,
         })
     }
@@ -491,9 +513,9 @@ impl Session {
         asked: access::Request<'_>,
         room: &Arc<OwnedSemaphorePermit>,
     ) -> Result<Joined, Failure> {
-        let live = &self.arrival.live;
+        let live = &*self.live();
         let deadline = access::deadline(live.connect_timeout);
-        let access = self.access(room, deadline);
+        let access = self.access(live, room, deadline);
         let mut permit = access
             .decide(&asked, true)
             .await
@@ -568,7 +590,7 @@ impl Session {
 
     /// Counts the tunnel, if the limits permit it.
     fn count(&self, permit: &Permit, candidate: &Candidate) -> Result<Counted, Refusal> {
-        let live = &self.arrival.live;
+        let live = self.live();
         let rule = candidate
             .rule
             .and_then(|index| live.policy.rules().get(index));
@@ -634,7 +656,7 @@ impl Session {
             refusal.status(),
             Status::BAD_GATEWAY | Status::GATEWAY_TIMEOUT
         );
-        if is_gateway && self.arrival.live.is_squid() {
+        if is_gateway && self.live().is_squid() {
             return refusal.with_other_status(Status::SERVICE_UNAVAILABLE);
         }
         refusal
@@ -941,6 +963,6 @@ mod tests {
     #[test]
     fn a_session_is_small() {
         let size = size_of_output(Session::run);
-        assert!(size <= 1600, "{size} bytes");
+        assert!(size <= 1664, "{size} bytes");
     }
 }

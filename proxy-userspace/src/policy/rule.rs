@@ -1,6 +1,6 @@
 //! One rule: conditions that must all hold, and what then happens.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, net::IpAddr, path::Path, sync::Arc};
 
 use super::acl::{Term, Test};
 use crate::http::Status;
@@ -96,6 +96,16 @@ impl Rule {
             action,
             scope,
         }
+    }
+}
+
+impl Rule {
+    /// Whether none of its conditions on clients is against this one. A condition within another may be.
+    pub(super) fn may_be_about(&self, client: IpAddr) -> bool {
+        self.terms.iter().all(|term| match &term.acl.test {
+            Test::Client(networks) => networks.contains(client) != term.negated,
+            _ => true,
+        })
     }
 }
 
