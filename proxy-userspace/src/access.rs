@@ -97,7 +97,7 @@ pub struct Candidate {
 pub struct Refused {
     /// What the client is told.
     pub refusal: Refusal,
-    /// The rule that decided, by name; none if nothing could be decided.
+    /// The rule that decided, with its place; none if nothing could be decided.
     pub rule: Option<Box<str>>,
     /// Whether a reset is all that the client gets.
     pub reset: bool,
@@ -283,12 +283,12 @@ impl Access<'_> {
         let refusal = decision.refusal(facts).unwrap_or_else(|| {
             Refusal::challenge(
                 &self.live.realm,
-                format!("{decision}; send Proxy-Authorization: Basic with a user and a password"),
+                "this proxy asks for a user and a password (Proxy-Authorization: Basic)",
             )
         });
         let reset = matches!(&decision.verdict, Verdict::Deny(deny) if deny.reset);
         Refused {
-            rule: Some(decision.rule_name().into()),
+            rule: Some(decision.rule_and_place().into()),
             reset,
             ..known.failed(refusal)
         }

@@ -626,6 +626,8 @@ impl Session {
 
     /// Tells the client what the rules say, or what kept them from deciding.
     async fn deny(&self, stream: TcpStream, refused: &Refused, entry: Entry<'_>) {
+        let Arrival { id, client, .. } = &self.arrival;
+        debug!(id, %client, target = entry.url, rule = refused.rule.as_deref(), "refused");
         let is_decision =
             refused.rule.is_some() || refused.refusal.error() == ProxyError::ProxyLoopDetected;
         let tag = if is_decision {

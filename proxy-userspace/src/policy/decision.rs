@@ -59,7 +59,9 @@ impl Decision<'_> {
             Verdict::Allow | Verdict::Challenge => None,
             Verdict::Shut(denial) => Some((*denial).into()),
             Verdict::Deny(deny) => {
-                let message = deny.message.clone().unwrap_or_else(|| self.to_string());
+                // The place of the rule is the operator's.
+                let default = || format!("denied by rule {}", self.rule_name());
+                let message = deny.message.clone().unwrap_or_else(default);
                 let refusal =
                     Refusal::with_status(deny.status, ProxyError::HttpRequestDenied, message);
                 Some(match &deny.location {
@@ -67,6 +69,15 @@ impl Decision<'_> {
                     None => refusal,
                 })
             }
+        }
+    }
+
+    /// The rule that decided, with its place.
+    #[must_use]
+    pub fn rule_and_place(&self) -> String {
+        match &self.rule {
+            Some((_, rule)) => format!("{} ({})", rule.name, rule.place),
+            None => self.rule_name().to_owned(),
         }
     }
 
