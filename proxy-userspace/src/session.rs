@@ -3,52 +3,45 @@
 //! `head -> policy -> dial -> relay`, or a refusal at any step. Everything that decides is elsewhere
 //! and pure; this drives it with sockets and clocks.
 
+mod reach;
+mod reply;
+
 use std::{
     borrow::Cow,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::pin,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
+    io::AsyncReadExt as _,
     net::TcpStream,
     select,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{self, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
 
+use self::reply::Entry;
 use crate::{
-    access::{self, Access, Candidate, Claim, Permit, Refused},
+    access::{self, Claim},
     access_log::{AccessLog, Record, Tag},
     auth::Credentials,
     authority::Authority,
-    config::{Live, Quotas},
+    config::Live,
     http::{
         AbsoluteTarget, CONNECTION_ESTABLISHED, ConnectRequest, Head, HeadParser, Progress,
-        ProxyError, Refusal, RequestError, Status,
+        Refusal, RequestError, Status,
     },
-    limits::{LINGER_MAX_BYTES, LINGER_TIMEOUT, TURNED_AWAY_HEAD_TIMEOUT},
-    net::{
-        dial::{Dialled, Route, dial},
-        listen::canonical,
-    },
-    policy::{self, Facts},
-    registry::{Applicant, Counted, Registry, Stop, Tunnel},
-    relay::{
-        self, Ending, Leg, Limits, Order, Outcome, Pair, Relay, Traffic, selection::EngineChoice,
-    },
+    limits::TURNED_AWAY_HEAD_TIMEOUT,
+    registry::{Counted, Registry, Stop, Tunnel},
+    relay::{Ending, Leg, Limits, Order, Outcome, Pair, Relay, Traffic, selection::EngineChoice},
     shaping::{Buckets, Shaper},
 };
 
 /// What is read from a client at once while its head is incomplete.
 const READ_BYTES: usize = 16 * 1024;
-/// The type of the replies we make ourselves.
-const TEXT_PLAIN: &str = "text/plain";
 /// What the access log shows in place of a target, in Squid's words.
 const INVALID: &str = "error:invalid-request";
 const TOO_LARGE: &str = "error:request-too-large";
@@ -363,510 +356,6 @@ impl Session {
         self.refuse_request(stream, &error.into(), Some(head.method()), &url)
             .await;
     }
-
-    /// The request as it is judged.
-    fn asked<'a>(
-        &'a self,
-        stream: &TcpStream,
-        target: &'a Authority,
-        url: &'a str,
-        claim: &'a Claim,
-    ) -> access::Request<'a> {
-        let Arrival {
-            id,
-            client,
-            listener_name,
-            ..
-        } = &self.arrival;
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mark = if self.live().needs_mark() {
-            SockRef::from(stream).mark().unwrap_or_default()
-        } else {
-            0
-        };
-        access::Request {
-            client: client.ip(),
-            listener: stream.local_addr().map_or(unknown, canonical),
-            listener_name,
-            method: "CONNECT",
-            scheme: None,
-            target,
-            url,
-            claim,
-            connections: self.shared.registry.connections(client.ip()),
-            mark,
-            dice: dice(*id),
-        }
-    }
-
-    /// What the client is judged by.
-    fn live(&self) -> Arc<Live> {
-        let own = self.arrival.live.clone();
-        own.unwrap_or_else(|| self.shared.current.get())
-    }
-
-    fn access<'a>(
-        &'a self,
-        live: &'a Live,
-        room: &'a Arc<OwnedSemaphorePermit>,
-        deadline: time::Instant,
-    ) -> Access<'a> {
-        Access {
-            live,
-            listeners: &self.shared.listeners,
-            deadline,
-            checks: &self.shared.checks,
-            room,
-        }
-    }
-
-    /// Judges and dials the target, or ends with a refusal.
-    async fn connect(&self, request: Request) -> Option<Joint> {
-        let Request {
-            client,
-            early_data,
-            target,
-            claim,
-        } = request;
-        let url = target.to_string();
-        let entry = || Entry {
-            url: url.clone(),
-            ..Entry::default()
-        };
-        let room = match &self.arrival.admission {
-            Admission::Served(permit) => permit,
-            Admission::TurnedAway { tag, refusal, .. } => {
-                let entry = Entry {
-                    tag: *tag,
-                    ..entry()
-                };
-                self.refuse(client.stream, refusal, entry).await;
-                return None;
-            }
-            Admission::Over => return None,
-        };
-        let asked = self.asked(&client.stream, &target, &url, &claim);
-        let joined = select! {
-            joined = self.join(asked, room) => joined,
-            () = self.cancel.cancelled() => {
-                relay::reset_on_close(&client.stream);
-                self.log(entry());
-                return None;
-            }
-            // Its reset: it does not want the tunnel any more.
-            _ = client.stream.ready(Interest::ERROR) => {
-                self.log(entry());
-                return None;
-            }
-        };
-        let joined = match joined {
-            Ok(joined) => joined,
-            Err(failure) => {
-                self.fail(client.stream, failure, entry()).await;
-                return None;
-            }
-        };
-        let Joined {
-            dialled,
-            permit,
-            candidate,
-            mut counted,
-            shaper,
-        } = joined;
-        let tunnel = Arc::new(Tunnel {
-            id: self.arrival.id,
-            client: self.arrival.client.ip(),
-            listener: asked.listener,
-            listener_name: Arc::clone(&self.arrival.listener_name),
-            user: permit.user,
-            upstream: candidate.address,
-            mark: asked.mark,
-            dice: asked.dice,
-            stop: Stop::new(&self.cancel),
-            target,
-        });
-        counted.enlist(Arc::clone(&tunnel));
-        let (live, rule) = (self.live(), candidate.rule);
-        let upstream = Leg {
-            stream: dialled.stream,
-            owed: early_data,
-            consumed: 0,
-            written: 0,
-        };
-        Some(Joint {
-            pair: Pair::new(client, upstream),
-            engine: live.engine(rule, candidate.address),
-            limits: live.limits(rule),
-            lifetime: live.lifetime(rule),
-            rule: rule
-                .and_then(|index| live.policy.rules().get(index))
-                .map(|rule| rule.name.as_str().into()),
-            tunnel,
-            counted,
-            shaper,
-        })
-    }
-
-    /// Everything between the request and the connected socket.
-    async fn join(
-        &self,
-        asked: access::Request<'_>,
-        room: &Arc<OwnedSemaphorePermit>,
-    ) -> Result<Joined, Failure> {
-        let live = &*self.live();
-        let deadline = access::deadline(live.connect_timeout);
-        let access = self.access(live, room, deadline);
-        let mut permit = access
-            .decide(&asked, true)
-            .await
-            .map_err(Failure::Refused)?;
-        for rule in &permit.would_deny {
-            self.shared.registry.note_would_deny(rule);
-            info!(
-                id = self.arrival.id,
-                client = %self.arrival.client,
-                target = asked.url,
-                rule,
-                "would be denied"
-            );
-        }
-        // The limits of the first address's rule: all addresses of a host have the same one, or nearly.
-        let Some(first) = permit.candidates.first().cloned() else {
-            let reason = format!("{} has no address", asked.target.host());
-            return Err(Failure::Unreachable(
-                Refusal::new(ProxyError::DnsError, reason),
-                None,
-            ));
-        };
-        let counted = self.count(&permit, &first).map_err(Failure::Limit)?;
-        let now = live.moment();
-        let routes: Vec<Route> = permit
-            .candidates
-            .iter()
-            .map(|candidate| {
-                let addresses = [candidate.address.ip()];
-                let facts = access::facts(&asked, &permit, now, Some(&addresses), false);
-                source_route(live, candidate.address, &facts)
-            })
-            .collect();
-        let dialled = dial(&routes, deadline).await.map_err(|error| match error {
-            Some(error) => Failure::Unreachable(error.refusal, Some(error.tried.ip())),
-            None => Failure::Unreachable(Refusal::no_room(), None),
-        })?;
-        let candidate = permit.candidates.swap_remove(dialled.index);
-        let counted = if candidate.rule == first.rule {
-            counted
-        } else {
-            drop(counted);
-            self.count(&permit, &candidate).map_err(Failure::Limit)?
-        };
-        let addresses = [candidate.address.ip()];
-        let facts = access::facts(&asked, &permit, now, Some(&addresses), false);
-        let shape = live
-            .shapes
-            .iter()
-            .find(|(terms, _)| policy::hold(terms, &facts));
-        let of_rule = live.grant(candidate.rule).map(|grant| &grant.buckets);
-        let specs: Vec<_> = shape
-            .map(|(_, specs)| specs)
-            .into_iter()
-            .chain(of_rule)
-            .flatten()
-            .chain(&live.bandwidth_per_tunnel)
-            .collect();
-        let client = self.arrival.client.ip();
-        let shaper = self
-            .shared
-            .buckets
-            .shaper(&specs, client, permit.user.as_deref());
-        Ok(Joined {
-            dialled,
-            permit,
-            candidate,
-            counted,
-            shaper,
-        })
-    }
-
-    /// Counts the tunnel, if the limits permit it.
-    fn count(&self, permit: &Permit, candidate: &Candidate) -> Result<Counted, Refusal> {
-        let live = self.live();
-        let rule = candidate
-            .rule
-            .and_then(|index| live.policy.rules().get(index));
-        let who = Applicant {
-            client: self.arrival.client.ip(),
-            user: permit.user.as_ref(),
-            rule: rule.map(|rule| rule.name.as_str()),
-        };
-        let of_rule = live
-            .grant(candidate.rule)
-            .map_or_else(Quotas::default, |grant| grant.quotas);
-        let begun = self.shared.registry.begin(&who, live.quotas, of_rule);
-        begun.map_err(Into::into)
-    }
-
-    /// Tells the client why there is no tunnel.
-    async fn fail(&self, stream: TcpStream, failure: Failure, entry: Entry<'_>) {
-        match failure {
-            Failure::Refused(refused) => self.deny(stream, &refused, entry).await,
-            Failure::Limit(refusal) => {
-                let entry = Entry {
-                    tag: Tag::TcpDenied,
-                    ..entry
-                };
-                self.refuse(stream, &refusal, entry).await;
-            }
-            Failure::Unreachable(refusal, peer) => {
-                let entry = Entry { peer, ..entry };
-                self.refuse(stream, &self.in_dialect(refusal), entry).await;
-            }
-        }
-    }
-
-    /// Tells the client what the rules say, or what kept them from deciding.
-    async fn deny(&self, stream: TcpStream, refused: &Refused, entry: Entry<'_>) {
-        let Arrival { id, client, .. } = &self.arrival;
-        debug!(id, %client, target = entry.url, rule = refused.rule.as_deref(), "refused");
-        let is_decision =
-            refused.rule.is_some() || refused.refusal.error() == ProxyError::ProxyLoopDetected;
-        let tag = if is_decision {
-            Tag::TcpDenied
-        } else {
-            entry.tag
-        };
-        let user = refused.user.clone();
-        let entry = Entry {
-            tag,
-            user: user.as_deref(),
-            ..entry
-        };
-        if refused.reset {
-            debug!(id = self.arrival.id, client = %self.arrival.client, "reset by a rule");
-            relay::reset_on_close(&stream);
-            drop(stream);
-            self.log(entry);
-            return;
-        }
-        let refusal = self.in_dialect(refused.refusal.clone());
-        self.refuse(stream, &refusal, entry).await;
-    }
-
-    /// Squid says 503 where we say 502 and 504.
-    fn in_dialect(&self, refusal: Refusal) -> Refusal {
-        let is_gateway = matches!(
-            refusal.status(),
-            Status::BAD_GATEWAY | Status::GATEWAY_TIMEOUT
-        );
-        if is_gateway && self.live().is_squid() {
-            return refusal.with_other_status(Status::SERVICE_UNAVAILABLE);
-        }
-        refusal
-    }
-
-    /// The tunnel's record in the diagnostics: what the access log's format has no field for.
-    fn report(&self, tunnel: &Tunnel, rule: Option<&str>, outcome: &Outcome, up: u64, down: u64) {
-        let Tunnel {
-            id,
-            target,
-            upstream,
-            user,
-            ..
-        } = tunnel;
-        let detail = match &outcome.ending {
-            Ending::Integrity(what) | Ending::Failed(what) => {
-                warn!(id, %target, "the tunnel was reset: {what}");
-                Some(what.as_str())
-            }
-            Ending::Forbidden(why) => Some(why.as_str()),
-            _ => None,
-        };
-        info!(
-            id,
-            client = %self.arrival.client,
-            user = user.as_deref(),
-            %target,
-            %upstream,
-            rule,
-            engine = %outcome.engine,
-            moved_after = outcome.moved_after,
-            up,
-            down,
-            spliced = outcome.spliced.bytes,
-            pauses = outcome.spliced.pauses,
-            trimmed = outcome.spliced.trimmed,
-            floods = outcome.spliced.floods,
-            ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            end = %outcome.ending,
-            detail,
-            declined = outcome.declined.as_deref(),
-            "tunnel ended"
-        );
-    }
-
-    /// Refuses a request for a known target.
-    async fn refuse(&self, mut stream: TcpStream, refusal: &Refusal, entry: Entry<'_>) {
-        let Arrival { id, client, .. } = &self.arrival;
-        debug!(id, %client, target = entry.url, "refused: {}", refusal.reason());
-        let bytes = send_refusal(&mut stream, refusal, entry.method == "HEAD").await;
-        self.log(Entry {
-            status: refusal.status().code(),
-            bytes,
-            content_type: Some(TEXT_PLAIN),
-            ..entry
-        });
-        self.linger(stream).await;
-    }
-
-    /// Refuses what was no request that we serve; `url` is what the access log shows of it.
-    async fn refuse_request(
-        &self,
-        mut stream: TcpStream,
-        refusal: &Refusal,
-        method: Option<&str>,
-        url: &str,
-    ) {
-        let Arrival { id, client, .. } = &self.arrival;
-        debug!(id, %client, "refused: {}", refusal.reason());
-        let head_request = method == Some("HEAD");
-        let bytes = send_refusal(&mut stream, refusal, head_request).await;
-        self.shared.access_log.log(&Record {
-            status: refusal.status().code(),
-            bytes,
-            method: method.unwrap_or("NONE").to_owned(),
-            url: url.to_owned(),
-            content_type: Some(TEXT_PLAIN),
-            ..self.no_request()
-        });
-        self.linger(stream).await;
-    }
-
-    /// Keeps the connection until the client has closed it or has had its time.
-    ///
-    /// Nothing that arrives behind a refused request is interpreted (RFC 9931): it is read and thrown
-    /// away, within bounds, because a close with unread bytes becomes a reset that may overtake the
-    /// reply (RFC 9112 section 9.6).
-    async fn linger(&self, mut stream: TcpStream) {
-        let discard = async {
-            let mut scrap = vec![0; READ_BYTES];
-            let mut discarded = 0;
-            while discarded < LINGER_MAX_BYTES {
-                match stream.read(&mut scrap).await {
-                    Ok(0) | Err(_) => break,
-                    Ok(n) => discarded += n,
-                }
-            }
-        };
-        select! {
-            () = discard => {}
-            // The client does not close; we do.
-            () = sleep(LINGER_TIMEOUT) => {}
-            () = self.cancel.cancelled() => {}
-        }
-    }
-
-    fn log_no_request(&self) {
-        self.shared.access_log.log(&self.no_request());
-    }
-
-    fn no_request(&self) -> Record {
-        Record {
-            ended: SystemTime::now(),
-            elapsed: self.since.elapsed(),
-            client: self.arrival.client.ip(),
-            user: None,
-            tag: Tag::None,
-            status: 0,
-            bytes: 0,
-            method: "NONE".to_owned(),
-            url: "error:transaction-end-before-headers".to_owned(),
-            peer: None,
-            content_type: None,
-        }
-    }
-
-    fn log(&self, entry: Entry<'_>) {
-        let Entry {
-            tag,
-            status,
-            bytes,
-            method,
-            url,
-            user,
-            peer,
-            content_type,
-        } = entry;
-        self.shared.access_log.log(&Record {
-            ended: SystemTime::now(),
-            elapsed: self.since.elapsed(),
-            client: self.arrival.client.ip(),
-            user: user.map(str::to_owned),
-            tag,
-            status,
-            bytes,
-            method: method.to_owned(),
-            url,
-            peer,
-            content_type,
-        });
-    }
-}
-
-/// What the access log is told of a request.
-struct Entry<'a> {
-    tag: Tag,
-    status: u16,
-    bytes: u64,
-    method: &'a str,
-    url: String,
-    user: Option<&'a str>,
-    peer: Option<IpAddr>,
-    content_type: Option<&'static str>,
-}
-
-impl Default for Entry<'_> {
-    fn default() -> Self {
-        Self {
-            tag: Tag::TcpTunnel,
-            status: 0,
-            bytes: 0,
-            method: "CONNECT",
-            url: String::new(),
-            user: None,
-            peer: None,
-            content_type: None,
-        }
-    }
-}
-
-/// A target that is permitted and connected to.
-struct Joined {
-    dialled: Dialled,
-    permit: Permit,
-    candidate: Candidate,
-    counted: Counted,
-    shaper: Option<Arc<Shaper>>,
-}
-
-/// Why there is no such target.
-enum Failure {
-    /// It is not permitted, or it could not be found out whether it is.
-    Refused(Refused),
-    /// There are as many tunnels as there may be.
-    Limit(Refusal),
-    /// It cannot be connected to; with the address that was tried.
-    Unreachable(Refusal, Option<IpAddr>),
-}
-
-/// Where to connect to an address from.
-fn source_route(live: &Live, target: SocketAddr, facts: &Facts<'_>) -> Route {
-    let fits = |(terms, source): &&(Vec<policy::Term>, IpAddr)| {
-        source.is_ipv4() == target.is_ipv4() && policy::hold(terms, facts)
-    };
-    Route {
-        target,
-        source: live.outgoing.iter().find(fits).map(|(_, source)| *source),
-    }
 }
 
 /// Ends a tunnel that is still open after its time.
@@ -890,13 +379,6 @@ fn claim(head: &Head) -> Claim {
         (Some(field), None) => Credentials::parse(field).map_or(Claim::Nothing, Claim::Credentials),
         _ => Claim::Nothing,
     }
-}
-
-/// A number that nobody can foretell, for conditions on chance.
-fn dice(id: u64) -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-
-    RandomState::new().hash_one(id)
 }
 
 /// Reads until the parser has a whole head: how many of the `received` bytes that took.
@@ -932,24 +414,6 @@ fn loggable_target(head: &Head, error: RequestError) -> Cow<'_, str> {
     }
     let path = head.target().split_inclusive(|byte| *byte == b'?').next();
     String::from_utf8_lossy(path.unwrap_or_default())
-}
-
-/// Sends the refusal and our FIN: the bytes of it that the client can have received, all or none.
-/// [`Session::linger`] has to follow.
-async fn send_refusal(stream: &mut TcpStream, refusal: &Refusal, head_request: bool) -> u64 {
-    let reply = refusal.encode(SystemTime::now(), head_request);
-    let send = async {
-        stream.write_all(&reply).await?;
-        stream.shutdown().await
-    };
-    match timeout(LINGER_TIMEOUT, send).await {
-        Ok(Ok(())) => reply.len() as u64,
-        Ok(Err(error)) => {
-            debug!(%error, "the client did not wait for its refusal");
-            0
-        }
-        Err(_elapsed) => 0,
-    }
 }
 
 #[cfg(test)]

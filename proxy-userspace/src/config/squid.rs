@@ -8,6 +8,7 @@
 mod acls;
 mod directives;
 mod lexer;
+mod pools;
 mod settings;
 mod words;
 

@@ -1,7 +1,7 @@
 //! Every directive of squid.conf, and what becomes of it.
 
 use super::{
-    Line,
+    Line, pools,
     settings::{self, Translation},
 };
 
@@ -69,10 +69,10 @@ const USED: &[(&str, Apply)] = &[
     ),
     ("client_lifetime", settings::client_lifetime),
     ("connect_timeout", settings::connect_timeout),
-    ("delay_access", settings::delay_access),
-    ("delay_class", settings::delay_class),
-    ("delay_parameters", settings::delay_parameters),
-    ("delay_pools", settings::delay_pools),
+    ("delay_access", pools::delay_access),
+    ("delay_class", pools::delay_class),
+    ("delay_parameters", pools::delay_parameters),
+    ("delay_pools", pools::delay_pools),
     ("deny_info", settings::deny_info),
     ("forward_timeout", settings::forward_timeout),
     ("hosts_file", settings::hosts_file),

@@ -10,12 +10,14 @@ use std::{
 use super::{
     super::{
         file::{
-            Action, Auth, Bucket, Compatibility, File, Flow, Listen, Located, Match, NamedListener,
-            Outgoing, Rule, Shape, Sharing, Timeouts,
+            Action, Auth, Compatibility, File, Listen, Located, NamedListener, Outgoing, Rule,
+            Timeouts,
         },
-        values::{Item, LogTarget, Network, Rate, Size, Span, Text, Word},
+        values::{Item, LogTarget, Network, Span, Text, Word},
     },
-    Acls, ConfigError, Line, Reader, words,
+    Acls, ConfigError, Line, Reader,
+    pools::Pool,
+    words,
 };
 use crate::{lines::Destination, policy::Place};
 
@@ -28,23 +30,23 @@ const DEFAULT_REALM: &str = "Squid proxy-caching web server";
 pub(super) struct Translation<'r> {
     path: Place,
     reader: Reader<'r>,
-    file: File,
-    acls: Acls,
+    pub(super) file: File,
+    pub(super) acls: Acls,
     pub(super) notices: Vec<String>,
     access: Vec<AccessLine>,
     denials: BTreeMap<String, String>,
     auth: AuthParam,
-    pools: BTreeMap<u32, Pool>,
-    pool_count: Option<u32>,
+    pub(super) pools: BTreeMap<u32, Pool>,
+    pub(super) pool_count: Option<u32>,
     forward_timeout: Option<Duration>,
 }
 
 /// An `http_access` line, or one like it.
 #[derive(Clone, Debug)]
-struct AccessLine {
-    allow: bool,
-    terms: Vec<Text<Word>>,
-    place: Place,
+pub(super) struct AccessLine {
+    pub(super) allow: bool,
+    pub(super) terms: Vec<Text<Word>>,
+    pub(super) place: Place,
 }
 
 /// What is known of Basic authentication.
@@ -53,15 +55,6 @@ struct AuthParam {
     program: Option<(String, Place)>,
     realm: Option<String>,
     ttl: Option<Duration>,
-}
-
-/// A delay pool.
-#[derive(Debug, Default)]
-struct Pool {
-    class: Option<u32>,
-    /// The buckets in their order: rate and size; none is no limit.
-    parameters: Vec<Option<(u64, u64)>>,
-    access: Vec<AccessLine>,
 }
 
 impl<'r> Translation<'r> {
@@ -194,88 +187,8 @@ impl<'r> Translation<'r> {
         Ok(())
     }
 
-    /// Pools in order: the first whose `delay_access` allows a request has it.
-    fn delay_pools(&mut self) -> Result<(), ConfigError> {
-        for (number, pool) in std::mem::take(&mut self.pools) {
-            let Some(first) = pool.access.first() else {
-                continue;
-            };
-            let at = |message: String| ConfigError::At {
-                place: first.place.clone(),
-                message,
-            };
-            let Some(class) = pool.class else {
-                return Err(at(format!("delay pool {number} has no delay_class")));
-            };
-            let sharing: &[Sharing] = match class {
-                1 => &[Sharing::All],
-                2 => &[Sharing::All, Sharing::Client],
-                _ => &[Sharing::All, Sharing::Network, Sharing::Client],
-            };
-            if pool.parameters.len() != sharing.len() {
-                return Err(at(format!(
-                    "delay pool {number} is of class {class} and needs delay_parameters with {} buckets",
-                    sharing.len()
-                )));
-            }
-            let mut names = Vec::new();
-            for (parameters, per) in pool.parameters.iter().zip(sharing) {
-                let Some((rate, size)) = *parameters else {
-                    continue;
-                };
-                let name = format!("pool{number}-{per:?}").to_lowercase();
-                let bucket = Bucket {
-                    rate: Text(Rate(rate)),
-                    size: Some(Text(Size(size))),
-                    per: *per,
-                    direction: Flow::Down,
-                };
-                self.file.bucket.insert(name.clone(), bucket);
-                names.push(Text(Word(name)));
-            }
-            self.shape(number, &pool.access, &names);
-        }
-        Ok(())
-    }
-
-    /// A pool's access list as entries: each that allows, unless one before it denied.
-    fn shape(&mut self, number: u32, access: &[AccessLine], bucket: &[Text<Word>]) {
-        let mut denied: Vec<Text<Word>> = Vec::new();
-        let add = |file: &mut File, when: Vec<Text<Word>>, place: &Place| {
-            let bucket = bucket.to_vec();
-            let shape = Shape {
-                bucket,
-                when,
-                ..Shape::default()
-            };
-            file.shape.push(Located::new(shape, place.clone()));
-        };
-        for line in access {
-            if line.allow {
-                let when = denied.iter().chain(&line.terms).cloned().collect();
-                add(&mut self.file, when, &line.place);
-            } else {
-                let name = format!("pool{number}-denied#{}", denied.len() + 1);
-                let condition = Match {
-                    when: line.terms.clone(),
-                    ..Match::default()
-                };
-                self.file
-                    .matches
-                    .insert(name.clone(), Located::new(condition, line.place.clone()));
-                denied.push(Text(Word(format!("!{name}"))));
-            }
-        }
-        if let Some(last) = access.last()
-            && !last.allow
-        {
-            // The opposite of the last line, as above.
-            add(&mut self.file, denied, &last.place);
-        }
-    }
-
     /// The words of an access line; none if Squid would skip it.
-    fn access_line(
+    pub(super) fn access_line(
         &mut self,
         line: &Line,
         words: &[super::lexer::Word],
@@ -303,20 +216,6 @@ impl<'r> Translation<'r> {
             place: line.place.clone(),
         }))
     }
-
-    fn pool(&mut self, line: &Line) -> Result<&mut Pool, String> {
-        let text = line.words.first().map_or("", |word| &word.text);
-        let number: u32 = text
-            .parse()
-            .map_err(|_| format!("'{text}' is not the number of a pool"))?;
-        let count = self.pool_count.unwrap_or(0);
-        if number == 0 || number > count {
-            return Err(format!(
-                "there is no delay pool {number}; delay_pools says {count}"
-            ));
-        }
-        Ok(self.pools.entry(number).or_default())
-    }
 }
 
 /// Squid's times.
@@ -330,7 +229,7 @@ fn default_timeouts() -> Timeouts {
     }
 }
 
-fn texts(line: &Line) -> Vec<&str> {
+pub(super) fn texts(line: &Line) -> Vec<&str> {
     line.words.iter().map(|word| word.text.as_str()).collect()
 }
 
@@ -626,70 +525,5 @@ pub(super) fn tcp_outgoing_address(to: &mut Translation<'_>, line: &Line) -> Res
     to.file
         .outgoing
         .push(Located::new(outgoing, line.place.clone()));
-    Ok(())
-}
-
-pub(super) fn delay_pools(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    let text = line.words.first().map_or("", |word| &word.text);
-    to.pool_count = Some(
-        text.parse()
-            .map_err(|_| format!("'{text}' is not a number of pools"))?,
-    );
-    Ok(())
-}
-
-pub(super) fn delay_class(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    let text = line
-        .words
-        .get(1)
-        .map_or(String::new(), |word| word.text.clone());
-    let Ok(class @ 1..=3) = text.parse() else {
-        return Err(format!("delay pools are of class 1, 2 or 3, not '{text}'"));
-    };
-    to.pool(line)?.class = Some(class);
-    Ok(())
-}
-
-pub(super) fn delay_parameters(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    let parameters = texts(line)
-        .into_iter()
-        .skip(1)
-        .map(parameter)
-        .collect::<Result<_, _>>()?;
-    to.pool(line)?.parameters = parameters;
-    Ok(())
-}
-
-/// `restore/maximum`, `none`, `-1/-1`.
-fn parameter(text: &str) -> Result<Option<(u64, u64)>, String> {
-    let wrong = || {
-        format!(
-            "'{text}' is not a bucket; write bytes in a second, a slash, and how many it holds, or none"
-        )
-    };
-    if matches!(text, "none" | "-1/-1") {
-        return Ok(None);
-    }
-    let (rate, size) = text.split_once('/').ok_or_else(wrong)?;
-    let number = |text: &str| text.parse::<u64>().ok().filter(|number| *number > 0);
-    number(rate).zip(number(size)).map(Some).ok_or_else(wrong)
-}
-
-pub(super) fn delay_access(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    to.pool(line)?;
-    let words = line.words.get(1..).unwrap_or_default();
-    if let Some(access) = to.access_line(line, words)? {
-        if access
-            .terms
-            .iter()
-            .any(|term| to.acls.is_about_users(&term.0.0))
-        {
-            to.notices.push(format!(
-                "delay_access ({}) asks for a user: it fits once the user is known",
-                line.place
-            ));
-        }
-        to.pool(line)?.access.push(access);
-    }
     Ok(())
 }

@@ -1,0 +1,307 @@
+//! From the request to the connected socket: the rules, the limits, the dialling.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use socket2::SockRef;
+use tokio::{io::Interest, net::TcpStream, select, sync::OwnedSemaphorePermit, time::Instant};
+use tracing::info;
+
+use super::{Admission, Arrival, Joint, Request, Session, reply::Entry};
+use crate::{
+    access::{self, Access, Candidate, Claim, Permit, Refused},
+    authority::Authority,
+    config::{Live, Quotas},
+    http::{ProxyError, Refusal},
+    net::{
+        dial::{Dialled, Route, dial},
+        listen::canonical,
+    },
+    policy::{self, Facts},
+    registry::{Applicant, Counted, Stop, Tunnel},
+    relay::{self, Leg, Pair},
+    shaping::Shaper,
+};
+
+impl Session {
+    /// The request as it is judged.
+    pub(super) fn asked<'a>(
+        &'a self,
+        stream: &TcpStream,
+        target: &'a Authority,
+        url: &'a str,
+        claim: &'a Claim,
+    ) -> access::Request<'a> {
+        let Arrival {
+            id,
+            client,
+            listener_name,
+            ..
+        } = &self.arrival;
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mark = if self.live().needs_mark() {
+            SockRef::from(stream).mark().unwrap_or_default()
+        } else {
+            0
+        };
+        access::Request {
+            client: client.ip(),
+            listener: stream.local_addr().map_or(unknown, canonical),
+            listener_name,
+            method: "CONNECT",
+            scheme: None,
+            target,
+            url,
+            claim,
+            connections: self.shared.registry.connections(client.ip()),
+            mark,
+            dice: dice(*id),
+        }
+    }
+
+    /// What the client is judged by.
+    pub(super) fn live(&self) -> Arc<Live> {
+        let own = self.arrival.live.clone();
+        own.unwrap_or_else(|| self.shared.current.get())
+    }
+
+    pub(super) fn access<'a>(
+        &'a self,
+        live: &'a Live,
+        room: &'a Arc<OwnedSemaphorePermit>,
+        deadline: Instant,
+    ) -> Access<'a> {
+        Access {
+            live,
+            listeners: &self.shared.listeners,
+            deadline,
+            checks: &self.shared.checks,
+            room,
+        }
+    }
+
+    /// Judges and dials the target, or ends with a refusal.
+    pub(super) async fn connect(&self, request: Request) -> Option<Joint> {
+        let Request {
+            client,
+            early_data,
+            target,
+            claim,
+        } = request;
+        let url = target.to_string();
+        let entry = || Entry {
+            url: url.clone(),
+            ..Entry::default()
+        };
+        let room = match &self.arrival.admission {
+            Admission::Served(permit) => permit,
+            Admission::TurnedAway { tag, refusal, .. } => {
+                let entry = Entry {
+                    tag: *tag,
+                    ..entry()
+                };
+                self.refuse(client.stream, refusal, entry).await;
+                return None;
+            }
+            Admission::Over => return None,
+        };
+        let asked = self.asked(&client.stream, &target, &url, &claim);
+        let joined = select! {
+            joined = self.join(asked, room) => joined,
+            () = self.cancel.cancelled() => {
+                relay::reset_on_close(&client.stream);
+                self.log(entry());
+                return None;
+            }
+            // Its reset: it does not want the tunnel any more.
+            _ = client.stream.ready(Interest::ERROR) => {
+                self.log(entry());
+                return None;
+            }
+        };
+        let joined = match joined {
+            Ok(joined) => joined,
+            Err(failure) => {
+                self.fail(client.stream, failure, entry()).await;
+                return None;
+            }
+        };
+        let Joined {
+            dialled,
+            permit,
+            candidate,
+            mut counted,
+            shaper,
+        } = joined;
+        let tunnel = Arc::new(Tunnel {
+            id: self.arrival.id,
+            client: self.arrival.client.ip(),
+            listener: asked.listener,
+            listener_name: Arc::clone(&self.arrival.listener_name),
+            user: permit.user,
+            upstream: candidate.address,
+            mark: asked.mark,
+            dice: asked.dice,
+            stop: Stop::new(&self.cancel),
+            target,
+        });
+        counted.enlist(Arc::clone(&tunnel));
+        let (live, rule) = (self.live(), candidate.rule);
+        let upstream = Leg {
+            stream: dialled.stream,
+            owed: early_data,
+            consumed: 0,
+            written: 0,
+        };
+        Some(Joint {
+            pair: Pair::new(client, upstream),
+            engine: live.engine(rule, candidate.address),
+            limits: live.limits(rule),
+            lifetime: live.lifetime(rule),
+            rule: rule
+                .and_then(|index| live.policy.rules().get(index))
+                .map(|rule| rule.name.as_str().into()),
+            tunnel,
+            counted,
+            shaper,
+        })
+    }
+
+    /// Everything between the request and the connected socket.
+    async fn join(
+        &self,
+        asked: access::Request<'_>,
+        room: &Arc<OwnedSemaphorePermit>,
+    ) -> Result<Joined, Failure> {
+        let live = &*self.live();
+        let deadline = access::deadline(live.connect_timeout);
+        let access = self.access(live, room, deadline);
+        let mut permit = access
+            .decide(&asked, true)
+            .await
+            .map_err(Failure::Refused)?;
+        for rule in &permit.would_deny {
+            self.shared.registry.note_would_deny(rule);
+            info!(
+                id = self.arrival.id,
+                client = %self.arrival.client,
+                target = asked.url,
+                rule,
+                "would be denied"
+            );
+        }
+        // The limits of the first address's rule: all addresses of a host have the same one, or nearly.
+        let Some(first) = permit.candidates.first().cloned() else {
+            let reason = format!("{} has no address", asked.target.host());
+            return Err(Failure::Unreachable(
+                Refusal::new(ProxyError::DnsError, reason),
+                None,
+            ));
+        };
+        let counted = self.count(&permit, &first).map_err(Failure::Limit)?;
+        let now = live.moment();
+        let routes: Vec<Route> = permit
+            .candidates
+            .iter()
+            .map(|candidate| {
+                let addresses = [candidate.address.ip()];
+                let facts = access::facts(&asked, &permit, now, Some(&addresses), false);
+                source_route(live, candidate.address, &facts)
+            })
+            .collect();
+        let dialled = dial(&routes, deadline).await.map_err(|error| match error {
+            Some(error) => Failure::Unreachable(error.refusal, Some(error.tried.ip())),
+            None => Failure::Unreachable(Refusal::no_room(), None),
+        })?;
+        let candidate = permit.candidates.swap_remove(dialled.index);
+        let counted = if candidate.rule == first.rule {
+            counted
+        } else {
+            drop(counted);
+            self.count(&permit, &candidate).map_err(Failure::Limit)?
+        };
+        let addresses = [candidate.address.ip()];
+        let facts = access::facts(&asked, &permit, now, Some(&addresses), false);
+        let shape = live
+            .shapes
+            .iter()
+            .find(|(terms, _)| policy::hold(terms, &facts));
+        let of_rule = live.grant(candidate.rule).map(|grant| &grant.buckets);
+        let specs: Vec<_> = shape
+            .map(|(_, specs)| specs)
+            .into_iter()
+            .chain(of_rule)
+            .flatten()
+            .chain(&live.bandwidth_per_tunnel)
+            .collect();
+        let client = self.arrival.client.ip();
+        let shaper = self
+            .shared
+            .buckets
+            .shaper(&specs, client, permit.user.as_deref());
+        Ok(Joined {
+            dialled,
+            permit,
+            candidate,
+            counted,
+            shaper,
+        })
+    }
+
+    /// Counts the tunnel, if the limits permit it.
+    fn count(&self, permit: &Permit, candidate: &Candidate) -> Result<Counted, Refusal> {
+        let live = self.live();
+        let rule = candidate
+            .rule
+            .and_then(|index| live.policy.rules().get(index));
+        let who = Applicant {
+            client: self.arrival.client.ip(),
+            user: permit.user.as_ref(),
+            rule: rule.map(|rule| rule.name.as_str()),
+        };
+        let of_rule = live
+            .grant(candidate.rule)
+            .map_or_else(Quotas::default, |grant| grant.quotas);
+        let begun = self.shared.registry.begin(&who, live.quotas, of_rule);
+        begun.map_err(Into::into)
+    }
+}
+
+/// A target that is permitted and connected to.
+struct Joined {
+    dialled: Dialled,
+    permit: Permit,
+    candidate: Candidate,
+    counted: Counted,
+    shaper: Option<Arc<Shaper>>,
+}
+
+/// Why there is no such target.
+pub(super) enum Failure {
+    /// It is not permitted, or it could not be found out whether it is.
+    Refused(Refused),
+    /// There are as many tunnels as there may be.
+    Limit(Refusal),
+    /// It cannot be connected to; with the address that was tried.
+    Unreachable(Refusal, Option<IpAddr>),
+}
+
+/// Where to connect to an address from.
+fn source_route(live: &Live, target: SocketAddr, facts: &Facts<'_>) -> Route {
+    let fits = |(terms, source): &&(Vec<policy::Term>, IpAddr)| {
+        source.is_ipv4() == target.is_ipv4() && policy::hold(terms, facts)
+    };
+    Route {
+        target,
+        source: live.outgoing.iter().find(fits).map(|(_, source)| *source),
+    }
+}
+
+/// A number that nobody can foretell, for conditions on chance.
+fn dice(id: u64) -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+
+    RandomState::new().hash_one(id)
+}
