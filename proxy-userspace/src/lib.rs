@@ -28,6 +28,7 @@ pub mod kernel;
 pub mod limits;
 pub mod lines;
 pub mod net;
+pub mod percent;
 pub mod policy;
 pub mod registry;
 pub mod relay;

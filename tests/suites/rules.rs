@@ -202,10 +202,10 @@ fn a_rule_can_redirect_or_reset() {
         "#,
     );
     let reply = client(&lab).refusal("a.test:80");
-    assert_eq!(reply.status, 302);
+    assert_eq!(reply.status, 307);
     assert_eq!(
         reply.header("location"),
-        Some("https://help.test/?from=10.77.1.1&to=a.test:80")
+        Some("https://help.test/?from=10.77.1.1&to=a.test%3A80")
     );
     let mut stream = client(&lab).open();
     stream

@@ -4,11 +4,12 @@
 //! `time elapsed client tag/status bytes method URL user hierarchy/peer type`.
 
 use std::{
-    borrow::Cow,
-    fmt::{self, Write as _},
+    fmt,
     net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use crate::percent::encode;
 
 /// How a transaction went, in Squid's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +74,9 @@ impl fmt::Display for Record {
             self.bytes,
             self.method,
             self.url,
-            self.user.as_deref().map_or("-".into(), encoded),
+            self.user
+                .as_deref()
+                .map_or("-".into(), |user| encode(user, is_safe)),
         )?;
         match self.peer {
             Some(peer) => write!(f, "HIER_DIRECT/{peer}")?,
@@ -83,22 +86,9 @@ impl fmt::Display for Record {
     }
 }
 
-/// A user as Squid's `rfc1738_escape` writes it: what is unsafe in a URL, or would break the line, as
-/// `%XX`.
-fn encoded(user: &str) -> Cow<'_, str> {
-    let is_safe = |byte: u8| byte.is_ascii_graphic() && !b"<>\"#%{}|\\^~[]`'".contains(&byte);
-    if user.bytes().all(is_safe) {
-        return user.into();
-    }
-    let mut encoded = String::with_capacity(user.len() + 8);
-    for byte in user.bytes() {
-        if is_safe(byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded.into()
+/// What Squid's `rfc1738_escape` leaves as it is: what is safe in a URL, and does not break the line.
+fn is_safe(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"<>\"#%{}|\\^~[]`'".contains(&byte)
 }
 
 #[cfg(test)]

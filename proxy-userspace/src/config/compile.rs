@@ -545,19 +545,14 @@ pub(super) fn listener_name(listen: &file::Listen) -> String {
 }
 
 fn deny(rule: &file::Rule) -> Result<Deny, String> {
-    let default = if rule.redirect.is_some() {
-        Status::FOUND
-    } else {
-        Status::FORBIDDEN
-    };
-    let status = rule.status.map_or(Some(default), Status::refusal);
-    let status = status.ok_or("the status of a denial is from 300 to 599")?;
-    if status == Status::PROXY_AUTHENTICATION_REQUIRED {
+    let checked = |code| Status::refusal(code).ok_or("the status of a denial is from 300 to 599");
+    let status = rule.status.map(checked).transpose()?;
+    if status == Some(Status::PROXY_AUTHENTICATION_REQUIRED) {
         return Err(
             "a 407 is sent where a condition on users needs it; choose another status".to_owned(),
         );
     }
-    if status.is_redirection() != rule.redirect.is_some() {
+    if status.is_some_and(|status| status.is_redirection() != rule.redirect.is_some()) {
         return Err("a status below 400 and `redirect` belong together".to_owned());
     }
     Ok(Deny {

@@ -347,7 +347,7 @@ with_conditions! {
         /// What it does.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub action: Option<Action>,
-        /// With `deny`: the status [default: 403].
+        /// With `deny`: the status [default: 403; with `redirect`, 302 for GET and HEAD, else 307].
         #[serde(skip_serializing_if = "Option::is_none")]
         pub status: Option<u16>,
         /// With `deny`: what the client is told.

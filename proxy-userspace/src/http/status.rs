@@ -27,6 +27,8 @@ macro_rules! statuses {
 statuses! {
     /// A rule sends the client elsewhere.
     FOUND = 302 "Found";
+    /// The same, with GET.
+    SEE_OTHER = 303 "See Other";
     /// The same, with the same method.
     TEMPORARY_REDIRECT = 307 "Temporary Redirect";
     /// The request is malformed.

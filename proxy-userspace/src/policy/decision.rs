@@ -8,7 +8,10 @@ use super::{
     facts::{Facts, Need, User},
     guard::Denial,
 };
-use crate::http::{ProxyError, Refusal};
+use crate::{
+    http::{ProxyError, Refusal},
+    percent::{encode, is_unreserved},
+};
 
 /// How far a policy came.
 #[derive(Debug)]
@@ -62,8 +65,8 @@ impl Decision<'_> {
                 // The place of the rule is the operator's.
                 let default = || format!("denied by rule {}", self.rule_name());
                 let message = deny.message.clone().unwrap_or_else(default);
-                let refusal =
-                    Refusal::with_status(deny.status, ProxyError::HttpRequestDenied, message);
+                let status = deny.status(facts.method);
+                let refusal = Refusal::with_status(status, ProxyError::HttpRequestDenied, message);
                 Some(match &deny.location {
                     Some(location) => refusal.with_location(&expand(location, facts)),
                     None => refusal,
@@ -109,7 +112,8 @@ impl fmt::Display for Decision<'_> {
     }
 }
 
-/// A location with what Squid's `deny_info` puts in place of its tags.
+/// A location with what Squid's `deny_info` puts in place of its tags, escaped: what a client says must
+/// not become another part of the URL.
 fn expand(location: &str, facts: &Facts<'_>) -> String {
     let mut expanded = String::with_capacity(location.len());
     let mut characters = location.chars();
@@ -118,19 +122,24 @@ fn expand(location: &str, facts: &Facts<'_>) -> String {
             expanded.push(character);
             continue;
         }
-        match characters.next() {
-            Some('u' | 'U') => expanded.push_str(facts.url),
-            Some('H') => expanded.push_str(&facts.host_text()),
-            Some('p') => expanded.push_str(&facts.port.to_string()),
-            Some('i') => expanded.push_str(&facts.client.to_string()),
-            Some('M') => expanded.push_str(facts.method),
+        let tag = characters.next();
+        let value = match tag {
+            Some('u' | 'U') => facts.url.to_owned(),
+            Some('H') => facts.host_text(),
+            Some('p') => facts.port.to_string(),
+            Some('i') => facts.client.to_string(),
+            Some('M') => facts.method.to_owned(),
             Some('a') => match facts.user {
-                User::Known(user) => expanded.push_str(user),
-                User::Unchecked | User::Nobody => expanded.push('-'),
+                User::Known(user) => user.to_owned(),
+                User::Unchecked | User::Nobody => "-".to_owned(),
             },
-            Some('%') | None => expanded.push('%'),
-            Some(other) => expanded.extend(['%', other]),
-        }
+            other => {
+                expanded.push('%');
+                expanded.extend(other.filter(|other| *other != '%'));
+                continue;
+            }
+        };
+        expanded.push_str(&encode(&value, is_unreserved));
     }
     expanded
 }

@@ -47,26 +47,30 @@ pub enum Action {
 }
 
 /// How a request is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deny {
-    /// The status.
-    pub status: Status,
+    /// The status, if the rule says one.
+    pub status: Option<Status>,
     /// What the client is told; without one, which rule it was.
     pub message: Option<String>,
-    /// Where it is sent instead, with a status of 300 and something.
+    /// Where it is sent instead; in it, `%` and a letter stands for a part of the request, as in Squid's
+    /// `deny_info`.
     pub location: Option<String>,
     /// No reply but a reset.
     pub reset: bool,
 }
 
-impl Default for Deny {
-    fn default() -> Self {
-        Self {
-            status: Status::FORBIDDEN,
-            message: None,
-            location: None,
-            reset: false,
-        }
+impl Deny {
+    /// The status for a request of this method. A redirection is to keep the method, unless that is one
+    /// which every client repeats as it is (RFC 9110 section 15.4).
+    #[must_use]
+    pub fn status(&self, method: &str) -> Status {
+        let default = match (&self.location, method) {
+            (None, _) => Status::FORBIDDEN,
+            (Some(_), "GET" | "HEAD") => Status::FOUND,
+            (Some(_), _) => Status::TEMPORARY_REDIRECT,
+        };
+        self.status.unwrap_or(default)
     }
 }
 

@@ -476,9 +476,7 @@ fn deny_with(rule: &mut Rule, page: &str) {
     };
     if page.contains("://") {
         rule.redirect = Some(page.to_owned());
-        rule.status = status
-            .filter(|status| (300..400).contains(status))
-            .or(Some(302));
+        rule.status = status.filter(|status| (300..400).contains(status));
     } else {
         rule.status = status.filter(|status| *status >= 400);
     }
