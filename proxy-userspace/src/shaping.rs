@@ -140,12 +140,13 @@ pub(crate) struct Bucket {
 /// How full a bucket was.
 #[derive(Debug)]
 struct Level {
-    /// Bytes, in billionths, so that slow buckets fill as well.
-    nanobytes: u128,
+    /// Bytes, in billionths, so that slow buckets fill as well. Below nothing where several tunnels read at
+    /// once what there was once: they have to wait for it, or the rate would be exceeded by each of them.
+    nanobytes: i128,
     at: Instant,
 }
 
-const NANO: u128 = 1_000_000_000;
+const NANO: i128 = 1_000_000_000;
 
 impl Bucket {
     fn new(spec: &BucketSpec) -> Self {
@@ -153,7 +154,7 @@ impl Bucket {
             rate: spec.rate,
             size: spec.size,
             level: Mutex::new(Level {
-                nanobytes: u128::from(spec.size) * NANO,
+                nanobytes: i128::from(spec.size) * NANO,
                 at: Instant::now(),
             }),
         }
@@ -167,28 +168,31 @@ impl Bucket {
     pub(crate) fn available(&self, now: Instant) -> Result<u64, Duration> {
         let level = self.level(now).nanobytes;
         // Some 20 ms of it at once: less would be a wake-up for every few bytes.
-        let worth = u128::from((self.rate / 50).clamp(1, self.size)) * NANO;
+        let worth = i128::from((self.rate / 50).clamp(1, self.size)) * NANO;
         if level >= worth {
             return Ok(u64::try_from(level / NANO).unwrap_or(u64::MAX));
         }
-        let missing = (worth - level).div_ceil(u128::from(self.rate.max(1)));
+        let missing = (worth - level) / i128::from(self.rate.max(1)) + 1;
         Err(Duration::from_nanos(
             u64::try_from(missing).unwrap_or(u64::MAX),
         ))
     }
 
-    /// Takes bytes out that were read. Another tunnel may have been quicker: it never holds less than
-    /// nothing, so what two read at once is given once.
+    /// Takes bytes out that were read.
     pub(crate) fn take(&self, bytes: usize, now: Instant) {
         let mut level = self.level(now);
-        level.nanobytes = level.nanobytes.saturating_sub(bytes as u128 * NANO);
+        let bytes = i128::try_from(bytes).unwrap_or(i128::MAX / NANO);
+        level.nanobytes = level.nanobytes.saturating_sub(bytes * NANO);
     }
 
     fn level(&self, now: Instant) -> std::sync::MutexGuard<'_, Level> {
         let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = now.saturating_duration_since(level.at).as_nanos();
-        level.nanobytes =
-            (level.nanobytes + passed * u128::from(self.rate)).min(u128::from(self.size) * NANO);
+        // Centuries of it fill any bucket.
+        let passed = i128::from(u64::try_from(passed).unwrap_or(u64::MAX));
+        let inflow = passed.saturating_mul(i128::from(self.rate));
+        let full = i128::from(self.size) * NANO;
+        level.nanobytes = level.nanobytes.saturating_add(inflow).min(full);
         level.at = level.at.max(now);
         level
     }
@@ -220,11 +224,21 @@ mod tests {
         let begin = bucket.level.lock().unwrap().at;
         assert_eq!(bucket.available(begin), Ok(1000));
         bucket.take(1000, begin);
-        assert_eq!(bucket.available(begin), Err(Duration::from_millis(20)));
+        let wait = bucket.available(begin).unwrap_err();
+        assert!(
+            wait > Duration::from_millis(19) && wait < Duration::from_millis(21),
+            "{wait:?}"
+        );
         let later = begin + Duration::from_millis(500);
         assert_eq!(bucket.available(later), Ok(500));
-        bucket.take(600, later);
-        assert!(bucket.available(later).is_err());
+        // Another tunnel was as quick: both wait for what was too much.
+        bucket.take(500, later);
+        bucket.take(500, later);
+        let wait = bucket.available(later).unwrap_err();
+        assert!(
+            wait > Duration::from_millis(519) && wait < Duration::from_millis(521),
+            "{wait:?}"
+        );
         assert_eq!(bucket.available(later + Duration::from_secs(60)), Ok(1000));
         // Over ten seconds no more than rate and size.
         let (mut now, mut given) = (later + Duration::from_secs(60), 0);

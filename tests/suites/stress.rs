@@ -65,6 +65,19 @@ fn tunnels_live_and_die_in_every_way(scene: &Scene) {
 
 for_every_engine!(tunnels_live_and_die_in_every_way);
 
+/// Which only one engine can do; the others have to give their tunnels to it.
+fn tunnels_of_limited_bandwidth_live_and_die_in_every_way(scene: &Scene) {
+    scene.may_decline(usize::MAX);
+    ordeals(scene, 5, 40, 300_000);
+    let records = scene.daemon().wait_tunnel_records(40);
+    assert!(records.iter().all(|record| record.engine == "copy"));
+}
+
+for_every_engine!(
+    config = "[limits]\nbandwidth_per_tunnel = \"4MB/s\"\n";
+    tunnels_of_limited_bandwidth_live_and_die_in_every_way
+);
+
 /// Over cables that lose, repeat, reorder and re-segment.
 fn in_a_storm(engine: Engine, family: Family) {
     require_tun_or_skip!();

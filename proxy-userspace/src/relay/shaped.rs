@@ -45,6 +45,8 @@ struct Shaped<'a> {
     pause: Option<Pin<Box<Sleep>>>,
     /// What the next read may bring.
     allowance: usize,
+    /// Nothing more will be read.
+    ended: bool,
 }
 
 impl<'a> Shaped<'a> {
@@ -54,6 +56,7 @@ impl<'a> Shaped<'a> {
             buffer: Buffer::new(owed),
             pause: None,
             allowance: 0,
+            ended: false,
         }
     }
 
@@ -102,17 +105,23 @@ impl Mover for Shaped<'_> {
         count: &impl Fn(u64),
     ) -> Poll<Result<(), Failed>> {
         ready!(self.buffer.poll_empty(cx, target, count))?;
-        ready!(self.poll_allowance(cx));
+        if !self.ended {
+            ready!(self.poll_allowance(cx));
+        }
         Poll::Ready(Ok(()))
     }
 
     fn fill(&mut self, source: &TcpStream) -> Result<Reading, Failed> {
         let reading = self.buffer.fill_at_most(source, self.allowance)?;
-        if let Reading::Bytes(bytes) = reading {
-            let now = Instant::now();
-            for bucket in self.buckets {
-                bucket.take(bytes, now);
+        match reading {
+            Reading::Bytes(bytes) => {
+                let now = Instant::now();
+                for bucket in self.buckets {
+                    bucket.take(bytes, now);
+                }
             }
+            Reading::EndOfFile => self.ended = true,
+            Reading::Nothing => {}
         }
         Ok(reading)
     }
