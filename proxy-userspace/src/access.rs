@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What Squid calls an address without a name.
-const NO_NAME: &str = "none";
+pub(crate) const NO_NAME: &str = "none";
 
 /// What somebody asks for.
 #[derive(Clone, Copy, Debug)]
@@ -272,10 +272,7 @@ impl Access<'_> {
         match (permit, refused) {
             (Some(permit), _) => Ok(Answer::Permit(permit)),
             (None, Some(refused)) => Err(refused),
-            (None, None) => Err(known.failed(Refusal::new(
-                ProxyError::DnsError,
-                format!("{} has no address", request.target.host()),
-            ))),
+            (None, None) => Err(known.failed(no_address(request.target))),
         }
     }
 
@@ -518,6 +515,12 @@ fn dns_error(name: &HostName, error: &io::Error) -> Refusal {
         ProxyError::DnsError,
         format!("cannot resolve {}: {error}", name.as_str()),
     )
+}
+
+/// The host's name was resolved to nothing.
+pub(crate) fn no_address(target: &Authority) -> Refusal {
+    let reason = format!("{} has no address", target.host());
+    Refusal::new(ProxyError::DnsError, reason)
 }
 
 fn loop_refusal(address: SocketAddr) -> Refusal {

@@ -42,6 +42,8 @@ use crate::{
 /// # Errors
 /// Whatever keeps the proxy from starting, in words for the operator.
 pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
+    // Before anything that takes time, in which a file might change.
+    let mut reloader = Reloader::new(settings, &config);
     let cores = available_parallelism().map_or(1, NonZero::get);
     let room = room(&config.live, cores * config.listen.len());
     let tunnels = room.tunnels;
@@ -75,7 +77,6 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
         .iter()
         .map(|listener| listener.name.as_str().into())
         .collect();
-    let mut reloader = Reloader::new(settings, &config);
     let server = Server::new(
         Shared {
             current: Current::new(config.live),
@@ -166,8 +167,7 @@ fn report_policy(config: &Config, addresses: &[SocketAddr]) {
     }
     let policy = &config.live.policy;
     let is_outside = addresses.iter().any(|address| !address.ip().is_loopback());
-    let opened = policy.client([203, 0, 113, 7].into()).is_ok();
-    if is_outside && !opened && policy.guard().clients.is_loopback_only() {
+    if is_outside && policy.is_for_loopback_only() {
         warn!(
             "only clients on loopback are allowed; --allow-client CIDR lets others use the proxy"
         );

@@ -72,6 +72,17 @@ pub enum ConfigError {
     Several(Vec<ConfigError>),
 }
 
+impl ConfigError {
+    /// The files that are to blame.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Read { path, .. } | Self::Invalid { path, .. } => vec![path.clone()],
+            Self::At { place, .. } => vec![place.file.to_path_buf()],
+            Self::Several(errors) => errors.iter().flat_map(Self::files).collect(),
+        }
+    }
+}
+
 /// What `underpass run` runs with.
 #[derive(Debug)]
 pub struct Config {
@@ -83,7 +94,7 @@ pub struct Config {
     pub live: Live,
     /// Whether to read the configuration again when a file changes.
     pub watch: bool,
-    /// The files that it comes from.
+    /// The files that it comes from, and the directories in which files were looked for.
     pub sources: Vec<PathBuf>,
     /// What was left out, for the operator to know.
     pub notices: Vec<String>,

@@ -104,6 +104,13 @@ impl Policy {
         }
     }
 
+    /// Whether nobody but clients on this host's loopback can be served.
+    #[must_use]
+    pub fn is_for_loopback_only(&self) -> bool {
+        let opens_to_others = |rule: &Rule| rule.action == Action::Allow && rule.scope.clients;
+        self.guard.clients.is_loopback_only() && !self.rules.iter().any(opens_to_others)
+    }
+
     /// Whether a rule has a condition of this kind.
     pub fn mentions(&self, is_kind: fn(&Test) -> bool) -> bool {
         self.rules

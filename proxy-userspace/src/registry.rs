@@ -15,6 +15,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::NO_NAME,
     authority::Authority,
     config::{Live, Quotas},
     http::{ProxyError, RETRY_AFTER, Refusal, Status},
@@ -66,6 +67,8 @@ pub struct Tunnel {
     pub listener_name: Arc<str>,
     /// Who the client is.
     pub user: Option<Arc<str>>,
+    /// The name that was found for its address, if it asked for one and a rule wanted to know.
+    pub reverse_name: Option<String>,
     /// What it asked for.
     pub target: Authority,
     /// Where that led.
@@ -267,14 +270,8 @@ impl Registry {
 
     /// Ends the tunnels that would not be allowed any more: how many.
     pub fn enforce(&self, live: &Live) -> usize {
-        let mut ended = 0;
-        for tunnel in self.tunnels() {
-            if let Some(reason) = tunnel.objection(live, self.connections(tunnel.client)) {
-                tunnel.stop.end(Ending::Forbidden(reason));
-                ended += 1;
-            }
-        }
-        ended
+        let tunnels = self.tunnels();
+        tunnels.iter().filter(|tunnel| tunnel.enforce(live)).count()
     }
 }
 
@@ -318,8 +315,18 @@ impl Drop for Counted {
 }
 
 impl Tunnel {
+    /// Ends the tunnel if it would not be allowed any more: whether it would not.
+    pub fn enforce(&self, live: &Live) -> bool {
+        let objection = self.objection(live);
+        let is_forbidden = objection.is_some();
+        if let Some(reason) = objection {
+            self.stop.end(Ending::Forbidden(reason));
+        }
+        is_forbidden
+    }
+
     /// Why it would not be allowed, were it asked for now.
-    fn objection(&self, live: &Live, connections: u32) -> Option<String> {
+    fn objection(&self, live: &Live) -> Option<String> {
         let addresses = [self.upstream.ip()];
         let url = self.target.to_string();
         let facts = Facts {
@@ -334,10 +341,11 @@ impl Tunnel {
             user: self.user.as_deref().map_or(User::Nobody, User::Known),
             now: live.moment(),
             addresses: Some(&addresses),
-            // Names of addresses are not looked for again.
-            reverse_name: Some("none"),
+            // The names of addresses are not looked for again.
+            reverse_name: Some(self.reverse_name.as_deref().unwrap_or(NO_NAME)),
             own_address: false,
-            connections,
+            // How many there are is about asking for another, not about having one.
+            connections: 0,
             mark: self.mark,
             dice: self.dice,
         };

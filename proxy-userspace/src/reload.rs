@@ -81,6 +81,11 @@ impl Reloader {
             Ok(config) => config,
             Err(problem) => {
                 shared.registry.note_reload(false);
+                // It may be in a file that was not part of the configuration before.
+                let mut blamed = problem.files();
+                blamed.retain(|path| !self.sources.contains(path));
+                self.read.extend(look(&blamed));
+                self.sources.extend(blamed);
                 let cause = std::error::Error::source(&problem)
                     .map_or(String::new(), |cause| format!(": {cause}"));
                 error!(

@@ -289,6 +289,8 @@ impl Session {
             return None;
         };
         self.since = Instant::now();
+        // Browsers connect in advance: the rules of the moment count in which something is asked for.
+        self.arrival.live = Some(self.shared.current.get());
         let claim = claim(&head);
         let request = match ConnectRequest::from_head(&head, self.live().strictness) {
             Ok(request) => request,

@@ -17,6 +17,7 @@ use proxy_tests::{
     lab::{Family, Lab},
     origin::Origin,
     payload::{Payload, Step},
+    reply::Reply,
     require_root_or_skip,
 };
 use rustix::process::Signal;
@@ -119,6 +120,47 @@ fn a_changed_file_and_a_swapped_link_are_noticed() {
     fs::write(mount.join("..2/hosts.txt"), "no host\n").unwrap();
     wait_said(&daemon, "hosts.txt:1: 'no host' is not a host", 1);
     expect("three.test:443", 403);
+}
+
+/// Of the files that an `include` means, a new one is noticed, and so is one that was mended.
+#[test]
+fn a_new_file_in_an_included_directory_is_noticed() {
+    require_root_or_skip!();
+    let lab = Lab::new();
+    let path = lab.scratch().path().join("underpass.toml");
+    let rules = lab.scratch().path().join("rules.d");
+    fs::create_dir(&rules).unwrap();
+    fs::write(&path, format!("include = [\"rules.d/*.toml\"]\n{OPEN}")).unwrap();
+    let daemon = start(&lab, &path);
+    assert_eq!(client(&lab).refusal("one.test:443").status, 502);
+    fs::write(rules.join("1.toml"), "[[rule]]\naction = \"den\"\n").unwrap();
+    wait_said(&daemon, "rules.d/1.toml:2:10: ", 1);
+    fs::write(rules.join("1.toml"), "[[rule]]\naction = \"deny\"\n").unwrap();
+    wait_said(&daemon, READ, 1);
+    assert_eq!(client(&lab).refusal("one.test:443").status, 403);
+}
+
+/// Browsers connect in advance; what counts is when they ask.
+#[test]
+fn a_connection_that_was_open_before_is_judged_by_the_new_rules() {
+    require_root_or_skip!();
+    let lab = Lab::new();
+    let path = lab.scratch().path().join("underpass.toml");
+    write(&path, "watch = false\n");
+    let daemon = start(&lab, &path);
+    let mut early = client(&lab).open();
+    early
+        .write_all(b"CONNECT 10.77.2.1:443 HTTP/1.1\r\n")
+        .unwrap();
+    write(
+        &path,
+        "watch = false\n[[rule]]\naction = \"deny\"\nport = [443]\n",
+    );
+    daemon.signal(Signal::HUP);
+    wait_said(&daemon, READ, 1);
+    early.write_all(b"Host: 10.77.2.1\r\n\r\n").unwrap();
+    let reply = Reply::read_to_end(&mut early).unwrap();
+    reply.check_refusal(403, "http_request_denied").unwrap();
 }
 
 #[test]

@@ -290,11 +290,18 @@ fn users_are_asked_for_their_password() {
         assert_eq!(hangs_up, "200");
     }
     daemon.wait_tunnel_records(2);
-    let log = daemon.wait_access_lines(6);
+    // A tunnel that does not come about has a user all the same.
+    drop(origin);
+    assert_eq!(curl("anna:password"), "502");
+    let log = daemon.wait_access_lines(8);
     let all = log.join("\n");
     assert!(all.contains("TCP_DENIED/407"), "{all}");
     assert!(
         all.contains(" CONNECT 10.77.2.1:443 anna HIER_DIRECT/10.77.2.1 -"),
+        "{all}"
+    );
+    assert!(
+        all.contains("TCP_TUNNEL/502") && all.contains(" anna HIER_DIRECT/10.77.2.1 text/plain"),
         "{all}"
     );
     assert!(

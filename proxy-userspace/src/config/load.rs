@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     ConfigError,
+    compile::place_of,
     file::{File, Included, Located, Match, Rule},
 };
 use crate::policy::Place;
@@ -24,7 +25,7 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct Loaded {
     /// As if it had been one file.
     pub(super) file: File,
-    /// Every file that was read.
+    /// Every file that was read, and the directories in which files were looked for.
     pub(super) sources: Vec<PathBuf>,
 }
 
@@ -97,7 +98,9 @@ impl Inclusion {
                 "files include each other more than {MAX_DEPTH} deep"
             )));
         }
-        for path in expand(pattern, from).map_err(failed)? {
+        let expanded = expand(pattern, from).map_err(failed)?;
+        self.sources.extend(expanded.directory);
+        for path in expanded.files {
             let text = read(&path)?;
             let mut part: Included = deserialize(&text, &path)?;
             Lines::new(&text, &path).place_all(&mut part.matches, &mut part.rule);
@@ -117,35 +120,42 @@ impl Inclusion {
     }
 }
 
-/// The files that a pattern means, in the order of their names.
-pub(super) fn expand(pattern: &str, from: &Path) -> Result<Vec<PathBuf>, String> {
+/// What a pattern means.
+pub(super) struct Expanded {
+    /// The files, in the order of their names.
+    pub(super) files: Vec<PathBuf>,
+    /// Where another one would appear, if the pattern has wildcards.
+    pub(super) directory: Option<PathBuf>,
+}
+
+/// The files that a pattern means, as seen from a file.
+pub(super) fn expand(pattern: &str, from: &Path) -> Result<Expanded, String> {
     let pattern = from.parent().unwrap_or(Path::new("")).join(pattern);
-    let text = pattern.to_string_lossy();
-    if !text.contains(['*', '?', '[']) {
-        return Ok(vec![pattern]);
+    let is_wild = |path: &Path| path.to_string_lossy().contains(['*', '?', '[']);
+    if !is_wild(&pattern) {
+        return Ok(Expanded {
+            files: vec![pattern],
+            directory: None,
+        });
     }
+    let text = pattern.to_string_lossy();
     let paths = glob::glob(&text).map_err(|error| format!("{text}: {error}"))?;
-    // What cannot be looked at cannot be read either, and that is reported then.
-    Ok(paths
-        .map(|path| path.unwrap_or_else(|error| error.path().to_owned()))
-        .collect())
+    Ok(Expanded {
+        // What cannot be looked at cannot be read either, and that is reported then.
+        files: paths
+            .map(|path| path.unwrap_or_else(|error| error.path().to_owned()))
+            .collect(),
+        directory: pattern
+            .ancestors()
+            .find(|path| !is_wild(path))
+            .map(Path::to_owned),
+    })
 }
 
 fn defined_twice(name: &str, one: &Located<Match>, other: &Located<Match>) -> ConfigError {
-    let at = |entry: &Located<Match>| entry.place.clone();
-    match (at(one), at(other)) {
-        (Some(one), Some(place)) => ConfigError::At {
-            message: format!("the match '{name}' is defined in {one} already"),
-            place,
-        },
-        _ => unreachable_place(),
-    }
-}
-
-fn unreachable_place() -> ConfigError {
-    ConfigError::Read {
-        path: PathBuf::new(),
-        source: std::io::ErrorKind::InvalidData.into(),
+    ConfigError::At {
+        place: place_of(other),
+        message: format!("the match '{name}' is defined in {} already", place_of(one)),
     }
 }
 

@@ -13,6 +13,7 @@ mod settings;
 mod words;
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
@@ -36,7 +37,7 @@ mod tests;
 pub struct Translated {
     /// The equivalent of it.
     pub file: File,
-    /// Every file that was read.
+    /// Every file that was read, and the directories in which files were looked for.
     pub sources: Vec<PathBuf>,
     /// What does not matter here, or not as Squid would have it.
     pub notices: Vec<String>,
@@ -58,9 +59,15 @@ pub fn translate(path: &Path) -> Result<Translated, ConfigError> {
 /// # Errors
 /// As above.
 pub fn translate_with(path: &Path, reader: Reader<'_>) -> Result<Translated, ConfigError> {
-    let mut sources = Vec::new();
-    let lines = lexer::read(path, reader, &mut sources)?;
-    let mut translation = Translation::new(path, reader);
+    // The lists that conditions quote are files of the configuration, too.
+    let read = RefCell::new(Vec::new());
+    let recording = |path: &Path| {
+        read.borrow_mut().push(path.to_owned());
+        reader(path)
+    };
+    let mut directories = Vec::new();
+    let lines = lexer::read(path, &recording, &mut directories)?;
+    let mut translation = Translation::new(path, &recording);
     let mut errors = Vec::new();
     let mut ignored = Ignored::default();
     for line in &lines {
@@ -99,6 +106,8 @@ pub fn translate_with(path: &Path, reader: Reader<'_>) -> Result<Translated, Con
         1 => return Err(errors.remove(0)),
         _ => return Err(ConfigError::Several(errors)),
     }
+    let mut sources = read.into_inner();
+    sources.append(&mut directories);
     Ok(Translated {
         file,
         sources,

@@ -25,7 +25,7 @@ impl NetworkSet {
         }
     }
 
-    /// Whether every address of this host alone.
+    /// Whether no address but those of this host's loopback is in it.
     #[must_use]
     pub fn is_loopback_only(&self) -> bool {
         let v4 = |&(first, last): &(u32, u32)| {

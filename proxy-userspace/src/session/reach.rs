@@ -14,7 +14,7 @@ use crate::{
     access::{self, Access, Candidate, Claim, Permit, Refused},
     authority::Authority,
     config::{Live, Quotas},
-    http::{ProxyError, Refusal},
+    http::Refusal,
     net::{
         dial::{Dialled, Route, dial},
         listen::canonical,
@@ -141,6 +141,7 @@ impl Session {
             listener: asked.listener,
             listener_name: Arc::clone(&self.arrival.listener_name),
             user: permit.user,
+            reverse_name: permit.reverse_name,
             upstream: candidate.address,
             mark: asked.mark,
             dice: asked.dice,
@@ -149,6 +150,11 @@ impl Session {
         });
         counted.enlist(Arc::clone(&tunnel));
         let (live, rule) = (self.live(), candidate.rule);
+        // Whoever changed the rules while we were connecting has not found the tunnel yet.
+        let present = self.shared.current.get();
+        if !Arc::ptr_eq(&present, &live) && present.enforce_on_live {
+            tunnel.enforce(&present);
+        }
         let upstream = Leg {
             stream: dialled.stream,
             owed: early_data,
@@ -192,15 +198,19 @@ impl Session {
                 "would be denied"
             );
         }
-        // The limits of the first address's rule: all addresses of a host have the same one, or nearly.
-        let Some(first) = permit.candidates.first().cloned() else {
-            let reason = format!("{} has no address", asked.target.host());
-            return Err(Failure::Unreachable(
-                Refusal::new(ProxyError::DnsError, reason),
-                None,
-            ));
+        let user = permit.user.clone();
+        let no_address = || Failure::Unreachable {
+            refusal: access::no_address(asked.target),
+            tried: None,
+            user: user.clone(),
         };
-        let counted = self.count(&permit, &first).map_err(Failure::Limit)?;
+        let limit = |refusal| Failure::Limit {
+            refusal,
+            user: user.clone(),
+        };
+        // The limits of the first address's rule: all addresses of a host have the same one, or nearly.
+        let first = permit.candidates.first().cloned().ok_or_else(no_address)?;
+        let counted = self.count(&permit, &first).map_err(limit)?;
         let now = live.moment();
         let routes: Vec<Route> = permit
             .candidates
@@ -211,16 +221,19 @@ impl Session {
                 source_route(live, candidate.address, &facts)
             })
             .collect();
-        let dialled = dial(&routes, deadline).await.map_err(|error| match error {
-            Some(error) => Failure::Unreachable(error.refusal, Some(error.tried.ip())),
-            None => Failure::Unreachable(Refusal::no_room(), None),
+        let dialled = dial(&routes, deadline).await.map_err(|error| {
+            error.map_or_else(no_address, |error| Failure::Unreachable {
+                refusal: error.refusal,
+                tried: Some(error.tried.ip()),
+                user: user.clone(),
+            })
         })?;
         let candidate = permit.candidates.swap_remove(dialled.index);
         let counted = if candidate.rule == first.rule {
             counted
         } else {
             drop(counted);
-            self.count(&permit, &candidate).map_err(Failure::Limit)?
+            self.count(&permit, &candidate).map_err(limit)?
         };
         let addresses = [candidate.address.ip()];
         let facts = access::facts(&asked, &permit, now, Some(&addresses), false);
@@ -283,9 +296,16 @@ pub(super) enum Failure {
     /// It is not permitted, or it could not be found out whether it is.
     Refused(Refused),
     /// There are as many tunnels as there may be.
-    Limit(Refusal),
-    /// It cannot be connected to; with the address that was tried.
-    Unreachable(Refusal, Option<IpAddr>),
+    Limit {
+        refusal: Refusal,
+        user: Option<Arc<str>>,
+    },
+    /// It cannot be connected to.
+    Unreachable {
+        refusal: Refusal,
+        tried: Option<IpAddr>,
+        user: Option<Arc<str>>,
+    },
 }
 
 /// Where to connect to an address from.

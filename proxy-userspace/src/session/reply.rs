@@ -28,15 +28,24 @@ impl Session {
     pub(super) async fn fail(&self, stream: TcpStream, failure: Failure, entry: Entry<'_>) {
         match failure {
             Failure::Refused(refused) => self.deny(stream, &refused, entry).await,
-            Failure::Limit(refusal) => {
+            Failure::Limit { refusal, user } => {
                 let entry = Entry {
                     tag: Tag::TcpDenied,
+                    user: user.as_deref(),
                     ..entry
                 };
                 self.refuse(stream, &refusal, entry).await;
             }
-            Failure::Unreachable(refusal, peer) => {
-                let entry = Entry { peer, ..entry };
+            Failure::Unreachable {
+                refusal,
+                tried,
+                user,
+            } => {
+                let entry = Entry {
+                    peer: tried,
+                    user: user.as_deref(),
+                    ..entry
+                };
                 self.refuse(stream, &self.in_dialect(refusal), entry).await;
             }
         }
@@ -45,7 +54,9 @@ impl Session {
     /// Tells the client what the rules say, or what kept them from deciding.
     pub(super) async fn deny(&self, stream: TcpStream, refused: &Refused, entry: Entry<'_>) {
         let Arrival { id, client, .. } = &self.arrival;
-        debug!(id, %client, target = entry.url, rule = refused.rule.as_deref(), "refused");
+        if let Some(rule) = &refused.rule {
+            debug!(id, %client, target = entry.url, rule, "denied");
+        }
         let is_decision =
             refused.rule.is_some() || refused.refusal.error() == ProxyError::ProxyLoopDetected;
         let tag = if is_decision {
@@ -53,14 +64,12 @@ impl Session {
         } else {
             entry.tag
         };
-        let user = refused.user.clone();
         let entry = Entry {
             tag,
-            user: user.as_deref(),
+            user: refused.user.as_deref(),
             ..entry
         };
         if refused.reset {
-            debug!(id = self.arrival.id, client = %self.arrival.client, "reset by a rule");
             relay::reset_on_close(&stream);
             drop(stream);
             self.log(entry);

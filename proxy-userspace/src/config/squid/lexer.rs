@@ -31,26 +31,25 @@ pub(super) struct Word {
     pub(super) quoted: bool,
 }
 
-/// Reads a file and what it includes.
+/// Reads a file and what it includes; directories in which files were looked for are added to theirs.
 pub(super) fn read(
     path: &Path,
     reader: Reader<'_>,
-    sources: &mut Vec<PathBuf>,
+    directories: &mut Vec<PathBuf>,
 ) -> Result<Vec<Line>, ConfigError> {
     let mut lines = Vec::new();
-    read_into(path, reader, sources, &mut lines, 0)?;
+    read_into(path, reader, directories, &mut lines, 0)?;
     Ok(lines)
 }
 
 fn read_into(
     path: &Path,
     reader: Reader<'_>,
-    sources: &mut Vec<PathBuf>,
+    directories: &mut Vec<PathBuf>,
     lines: &mut Vec<Line>,
     depth: usize,
 ) -> Result<(), ConfigError> {
     let text = reader(path)?;
-    sources.push(path.to_owned());
     let file: Arc<Path> = path.into();
     let mut conditions = Conditions::default();
     for (number, text) in logical_lines(&text) {
@@ -84,8 +83,10 @@ fn read_into(
             )));
         }
         for pattern in words {
-            for path in expand(&pattern.text, path).map_err(at)? {
-                read_into(&path, reader, sources, lines, depth + 1)?;
+            let expanded = expand(&pattern.text, path).map_err(at)?;
+            directories.extend(expanded.directory);
+            for path in expanded.files {
+                read_into(&path, reader, directories, lines, depth + 1)?;
             }
         }
     }
