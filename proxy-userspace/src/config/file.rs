@@ -1,15 +1,23 @@
 //! `underpass.toml` as it is written. Unknown keys are errors, with their place and a suggestion.
 
-use std::{collections::BTreeMap, net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
+mod listen;
+mod lists;
+mod located;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+pub use self::{
+    listen::{Listen, NamedListener},
+    located::Located,
+};
 use super::values::{
     Chance, HostPattern, Item, LogTarget, MarkText, Network, Pattern, Rate, Size, Span, Text, Word,
 };
 use crate::{
-    policy::{Place, PortRange, Window},
+    policy::{PortRange, Window},
     relay::selection::EngineChoice,
 };
 
@@ -27,7 +35,7 @@ pub struct File {
     /// Where to listen [default: 127.0.0.1:3128].
     #[serde(
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "some_listeners"
+        deserialize_with = "lists::some_listeners"
     )]
     pub listen: Option<Vec<Listen>>,
     /// What moves the bytes of a tunnel [default: auto].
@@ -36,16 +44,19 @@ pub struct File {
     /// Networks whose clients may use the proxy [default: this host].
     #[serde(
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "some_networks"
+        deserialize_with = "lists::some_networks"
     )]
     pub allow_client: Option<Networks>,
     /// Networks that tunnels may lead to although they are not public [default: none].
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "networks")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lists::networks"
+    )]
     pub allow_destination: Option<Networks>,
     /// Ports that tunnels may lead to [default: 443].
     #[serde(
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "some_ports"
+        deserialize_with = "lists::some_ports"
     )]
     pub allow_port: Option<Vec<PortRange>>,
     /// Where the access log goes [default: standard output].
@@ -116,26 +127,6 @@ pub enum Compatibility {
     None,
     /// Squid's.
     Squid,
-}
-
-/// A listener: its address, or a table that also names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum Listen {
-    /// The address.
-    Address(Text<SocketAddr>),
-    /// With a name.
-    Named(NamedListener),
-}
-
-/// A listener with a name.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NamedListener {
-    /// Where to listen.
-    pub address: Text<SocketAddr>,
-    /// For the condition `listener`.
-    pub name: Text<Word>,
 }
 
 /// How long things may take.
@@ -246,37 +237,37 @@ macro_rules! with_conditions {
         pub struct $name {
             $($(#[$field_meta])* pub $field: $kind,)*
             /// Names of matches that must hold too, before the other conditions; `!` negates.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub when: Vec<Text<Word>>,
             /// The client's address.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub client: Networks,
             /// The listener that was connected to, by name or address.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub listener: Vec<Text<Word>>,
             /// The method, such as CONNECT.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub method: Vec<Text<Word>>,
             /// The port that is asked for.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub port: Vec<PortRange>,
             /// The host that is asked for.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub host: Vec<Text<Item<HostPattern>>>,
             /// The same, by pattern.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub host_regex: Vec<Text<Item<Pattern>>>,
             /// The whole target: `host:port`, or a URL.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub url_regex: Vec<Text<Item<Pattern>>>,
             /// The target behind the host; a tunnel has none.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub path_regex: Vec<Text<Item<Pattern>>>,
             /// The scheme of the URL; a tunnel has none.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub scheme: Vec<Text<Word>>,
             /// When.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub time: Vec<Text<Window>>,
             /// The client has more connections open than this.
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -285,16 +276,16 @@ macro_rules! with_conditions {
             #[serde(skip_serializing_if = "Option::is_none")]
             pub chance: Option<Chance>,
             /// The firewall's mark of the client's connection (`net.ipv4.tcp_fwmark_accept`).
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub mark: Vec<Text<MarkText>>,
             /// The authenticated user; `*` is any.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub user: Vec<Text<Item<Word>>>,
             /// The same, by pattern.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub user_regex: Vec<Text<Item<Pattern>>>,
             /// The address that is connected to.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub destination: Networks,
         }
 
@@ -375,13 +366,13 @@ with_conditions! {
     /// Conditions that must all hold; a condition holds if one of its values does.
     pub struct Match {
         /// Names of matches of which one must hold; `!` negates.
-        #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+        #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
         pub any: Vec<Text<Word>>,
         /// The address of ours that was connected to.
-        #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+        #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
         pub local_address: Networks,
         /// Its port.
-        #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "filled")]
+        #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
         pub local_port: Vec<PortRange>,
         /// `host` and `host_regex` also look for the name of a host that was given by address.
         #[serde(skip_serializing_if = "is_default")]
@@ -487,14 +478,14 @@ pub struct EngineRule {
     /// Networks of the address that is connected to.
     #[serde(
         default,
-        deserialize_with = "some_networks",
+        deserialize_with = "lists::some_networks",
         skip_serializing_if = "Option::is_none"
     )]
     pub destination: Option<Networks>,
     /// Its ports.
     #[serde(
         default,
-        deserialize_with = "some_ports",
+        deserialize_with = "lists::some_ports",
         skip_serializing_if = "Option::is_none"
     )]
     pub port: Option<Vec<PortRange>>,
@@ -502,175 +493,6 @@ pub struct EngineRule {
     pub engine: EngineChoice,
 }
 
-/// A value and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Located<T> {
-    /// The value.
-    pub value: T,
-    /// Its place, once the file is known.
-    pub place: Option<Place>,
-    /// Its bytes in the file.
-    pub(super) span: Range<usize>,
-}
-
-impl<T> Located<T> {
-    /// A value that stands at a place.
-    pub fn new(value: T, place: Place) -> Self {
-        Self {
-            value,
-            place: Some(place),
-            span: 0..0,
-        }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Located<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = toml::Spanned::<T>::deserialize(deserializer)?;
-        Ok(Self {
-            span: spanned.span(),
-            value: spanned.into_inner(),
-            place: None,
-        })
-    }
-}
-
-impl<T: Serialize> Serialize for Located<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.value.serialize(serializer)
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for Located<T> {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        T::schema_name()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        T::json_schema(generator)
-    }
-}
-
-/// A string or a table.
-impl<'de> Deserialize<'de> for Listen {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Listen;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an address with a port such as \"127.0.0.1:3128\", or a table with `address` and `name`")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Listen, E> {
-                let address = super::parse_listen(text).map_err(E::custom)?;
-                Ok(Listen::Address(Text(address)))
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Listen, A::Error> {
-                let table = serde::de::value::MapAccessDeserializer::new(map);
-                NamedListener::deserialize(table).map(Listen::Named)
-            }
-        }
-
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl Listen {
-    /// Its address.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        match self {
-            Self::Address(address) => address.0,
-            Self::Named(named) => named.address.0,
-        }
-    }
-
-    /// Its name; by default it has none.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Address(_) => "",
-            Self::Named(named) => &named.name.0.0,
-        }
-    }
-}
-
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-/// A list that says what belongs into it, and may not be empty.
-fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-    expected: &'static str,
-) -> Result<Option<Vec<T>>, D::Error> {
-    list(deserializer, expected, false).map(Some)
-}
-
-fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-    expected: &'static str,
-    may_be_empty: bool,
-) -> Result<Vec<T>, D::Error> {
-    struct List<T> {
-        expected: &'static str,
-        may_be_empty: bool,
-        items: std::marker::PhantomData<T>,
-    }
-
-    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for List<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str(self.expected)
-        }
-
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(
-            self,
-            mut sequence: A,
-        ) -> Result<Self::Value, A::Error> {
-            let mut items = Vec::new();
-            while let Some(item) = sequence.next_element()? {
-                items.push(item);
-            }
-            if items.is_empty() && !self.may_be_empty {
-                return Err(serde::de::Error::invalid_length(0, &self));
-            }
-            Ok(items)
-        }
-    }
-
-    deserializer.deserialize_any(List {
-        expected,
-        may_be_empty,
-        items: std::marker::PhantomData,
-    })
-}
-
-/// A condition without a value would hold for no request; whoever leaves one empty may mean all.
-fn filled<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Vec<T>, D::Error> {
-    list(
-        d,
-        "a list with at least one value; leave the key out to match everything",
-        false,
-    )
-}
-
-fn some_listeners<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<Listen>>, D::Error> {
-    some(d, "a list of addresses such as [\"127.0.0.1:3128\"]")
-}
-
-fn some_networks<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Networks>, D::Error> {
-    some(d, "a list of networks such as [\"10.0.0.0/8\"]")
-}
-
-fn networks<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Networks>, D::Error> {
-    list(d, "a list of networks such as [\"10.0.0.0/8\"]", true).map(Some)
-}
-
-fn some_ports<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<PortRange>>, D::Error> {
-    some(d, "a list of ports such as [443, \"8000-8100\"]")
 }
