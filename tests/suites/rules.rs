@@ -11,6 +11,7 @@ use std::{
 use proxy_tests::{
     client::{Client, connect_head},
     daemon::{Daemon, Setup, binary, run_to_end},
+    deadline::{PATIENCE, wait_for},
     lab::{Family, Lab},
     origin::Origin,
     payload::Payload,
@@ -366,9 +367,14 @@ fn over_a_limit_a_client_is_told_when_to_try_again() {
     drop(one);
     daemon.wait_tunnel_records(1);
     drop((client(&lab).tunnel("10.77.2.1:443"), lane.accept()));
-    // Connections count, whatever they are for.
+    // Connections count, whatever they are for, once they are accepted.
     let idle: Vec<TcpStream> = (0..9).map(|_| client(&lab).open()).collect();
-    denied(&lab, &origin.target());
+    wait_for("the connections count", PATIENCE, || {
+        let mut stream = client(&lab).open();
+        let head = connect_head(&origin.target());
+        stream.write_all(head.as_bytes()).unwrap();
+        (Reply::read_head(&mut stream).unwrap().status == 403).then_some(())
+    });
     drop((idle, two, three, four));
 }
 
