@@ -97,14 +97,25 @@ pub struct Candidate {
 pub struct Refused {
     /// What the client is told.
     pub refusal: Refusal,
-    /// The rule that decided, with its place; none if nothing could be decided.
-    pub rule: Option<Box<str>>,
+    /// Who decided.
+    pub cause: Cause,
     /// Whether a reset is all that the client gets.
     pub reset: bool,
     /// The user, if anybody asked.
     pub user: Option<Arc<str>>,
     /// The addresses that there were.
     pub addresses: Box<[SocketAddr]>,
+}
+
+/// Who decides that a request is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A rule, with its place.
+    Rule(Box<str>),
+    /// The option that would have to open what is shut by default.
+    Option(&'static str),
+    /// Nobody: it could not be found out, or the target is this proxy itself.
+    Failure,
 }
 
 /// What access is decided by.
@@ -285,7 +296,10 @@ impl Access<'_> {
         });
         let reset = matches!(&decision.verdict, Verdict::Deny(deny) if deny.reset);
         Refused {
-            rule: Some(decision.rule_and_place().into()),
+            cause: match &decision.rule {
+                Some((_, rule)) => Cause::Rule(format!("{} ({})", rule.name, rule.place).into()),
+                None => Cause::Option(decision.option()),
+            },
             reset,
             ..known.failed(refusal)
         }
@@ -419,7 +433,7 @@ impl Known {
     fn failed(&self, refusal: Refusal) -> Refused {
         Refused {
             refusal,
-            rule: None,
+            cause: Cause::Failure,
             reset: false,
             user: self.user.user(),
             addresses: self.addresses.clone().unwrap_or_default().into(),

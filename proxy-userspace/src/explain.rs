@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::Semaphore;
 
 use crate::{
-    access::{self, Access, Claim, Permit, Refused, Request},
+    access::{self, Access, Cause, Claim, Permit, Refused, Request},
     authority::Authority,
     config::{
         Config, ConfigError, File, Live,
@@ -110,7 +110,7 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         Err(denial) => {
             let refused = Refused {
                 refusal: denial.into(),
-                rule: Some("allow_client".into()),
+                cause: Cause::Option("allow_client"),
                 reset: false,
                 user: None,
                 addresses: Box::default(),
@@ -162,12 +162,16 @@ fn permitted(permit: &Permit, live: &Live, method: &str) -> Lines {
 
 fn denied(refused: &Refused) -> Lines {
     let status = refused.refusal.status();
-    let verdict = match (&refused.rule, refused.reset) {
-        (_, true) => "deny, with a reset".to_owned(),
-        (Some(_), false) => format!("deny, with {status}"),
-        (None, false) => format!("fail, with {status}"),
+    let (verb, rule) = match &refused.cause {
+        Cause::Rule(rule) => ("deny", &**rule),
+        Cause::Option(option) => ("deny", *option),
+        Cause::Failure => ("fail", "none"),
     };
-    let rule = refused.rule.as_deref().unwrap_or("none");
+    let verdict = if refused.reset {
+        format!("{verb}, with a reset")
+    } else {
+        format!("{verb}, with {status}")
+    };
     let mut lines = vec![
         ("verdict", verdict),
         ("rule", rule.to_owned()),

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::reply::Entry;
 use crate::{
-    access::{self, Claim},
+    access::{self, Cause, Claim},
     access_log::{AccessLog, Record, Tag},
     auth::Credentials,
     authority::Authority,
@@ -344,7 +344,8 @@ impl Session {
                 .access(&live, room, deadline)
                 .decide(&request, false)
                 .await
-                && refused.rule.is_some()
+                // What is shut by default is so for tunnels; to open it would not help.
+                && matches!(refused.cause, Cause::Rule(_))
             {
                 let entry = Entry {
                     method: head.method(),

@@ -62,7 +62,7 @@ pub struct Refusal {
     status: Status,
     error: ProxyError,
     /// One line: control characters are replaced when it is made.
-    reason: String,
+    reason: Box<str>,
     /// What else the client is told in fields.
     extra: Extra,
 }
@@ -138,7 +138,7 @@ impl Refusal {
     /// A refusal with a status of its own.
     #[must_use]
     pub fn with_status(status: Status, error: ProxyError, reason: impl Into<String>) -> Self {
-        let reason = reason.into().replace(char::is_control, " ");
+        let reason = reason.into().replace(char::is_control, " ").into();
         Self {
             status,
             error,

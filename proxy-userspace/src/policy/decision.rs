@@ -75,24 +75,20 @@ impl Decision<'_> {
         }
     }
 
-    /// The rule that decided, with its place.
-    #[must_use]
-    pub fn rule_and_place(&self) -> String {
-        match &self.rule {
-            Some((_, rule)) => format!("{} ({})", rule.name, rule.place),
-            None => self.rule_name().to_owned(),
-        }
-    }
-
-    /// The name of the rule that decided.
+    /// The name of the rule that decided, or of the option.
     #[must_use]
     pub fn rule_name(&self) -> &str {
-        match (&self.rule, &self.verdict) {
-            (Some((_, rule)), _) => &rule.name,
-            (None, Verdict::Shut(Denial::Client { .. })) => "allow_client",
-            (None, Verdict::Shut(Denial::Port { .. })) => "allow_port",
-            (None, Verdict::Shut(_)) => "allow_destination",
-            (None, _) => "default",
+        self.rule.map_or(self.option(), |(_, rule)| &rule.name)
+    }
+
+    /// The option that shuts what no rule opens.
+    #[must_use]
+    pub fn option(&self) -> &'static str {
+        match &self.verdict {
+            Verdict::Shut(Denial::Client { .. }) => "allow_client",
+            Verdict::Shut(Denial::Port { .. }) => "allow_port",
+            Verdict::Shut(_) => "allow_destination",
+            Verdict::Allow | Verdict::Deny(_) | Verdict::Challenge => "default",
         }
     }
 }

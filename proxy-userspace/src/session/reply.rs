@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::{Arrival, READ_BYTES, Session, reach::Failure};
 use crate::{
-    access::Refused,
+    access::{Cause, Refused},
     access_log::{Record, Tag},
     http::{ProxyError, Refusal, Status},
     limits::{LINGER_MAX_BYTES, LINGER_TIMEOUT},
@@ -54,11 +54,9 @@ impl Session {
     /// Tells the client what the rules say, or what kept them from deciding.
     pub(super) async fn deny(&self, stream: TcpStream, refused: &Refused, entry: Entry<'_>) {
         let Arrival { id, client, .. } = &self.arrival;
-        if let Some(rule) = &refused.rule {
-            debug!(id, %client, target = entry.url, rule, "denied");
-        }
-        let is_decision =
-            refused.rule.is_some() || refused.refusal.error() == ProxyError::ProxyLoopDetected;
+        debug!(id, %client, target = entry.url, by = ?refused.cause, "not permitted");
+        let is_decision = refused.cause != Cause::Failure
+            || refused.refusal.error() == ProxyError::ProxyLoopDetected;
         let tag = if is_decision {
             Tag::TcpDenied
         } else {
