@@ -119,7 +119,7 @@ impl Stop {
 #[derive(Debug)]
 pub struct Counted {
     registry: Arc<Registry>,
-    keys: Vec<Key>,
+    keys: Box<[Key]>,
     /// A tunnel in the table.
     tunnel: Option<u64>,
 }
@@ -147,7 +147,8 @@ pub struct Applicant<'a> {
 impl Registry {
     /// Counts a connection of a client.
     pub fn connected(self: &Arc<Self>, client: IpAddr) -> Counted {
-        self.count(vec![Key::Connections(client)])
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.count(&mut counts, Box::new([Key::Connections(client)]))
     }
 
     /// How many connections a client has.
@@ -197,24 +198,14 @@ impl Registry {
                 });
             }
         }
-        let keys: Vec<Key> = wanted.into_iter().map(|(key, _)| key).collect();
-        for key in &keys {
-            *counts.entry(key.clone()).or_default() += 1;
-        }
-        drop(counts);
-        Ok(Counted {
-            registry: Arc::clone(self),
-            keys,
-            tunnel: None,
-        })
+        let keys = wanted.into_iter().map(|(key, _)| key).collect();
+        Ok(self.count(&mut counts, keys))
     }
 
-    fn count(self: &Arc<Self>, keys: Vec<Key>) -> Counted {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+    fn count(self: &Arc<Self>, counts: &mut HashMap<Key, u32>, keys: Box<[Key]>) -> Counted {
         for key in &keys {
             *counts.entry(key.clone()).or_default() += 1;
         }
-        drop(counts);
         Counted {
             registry: Arc::clone(self),
             keys,
