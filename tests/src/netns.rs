@@ -38,7 +38,14 @@ impl Netns {
     /// When it cannot be made: check [`crate::privilege::namespaces_missing`] first.
     pub fn create(role: &str) -> Self {
         let name = unique_name(role);
-        run(Command::new("ip").args(["netns", "add", &name]));
+        let mut add = Command::new("ip");
+        add.args(["netns", "add", &name]);
+        if let Err(how) = attempt(&mut add) {
+            // An emulated machine killed it once, without a word. That says nothing of the proxy.
+            eprintln!("{how}; trying again");
+            drop(Command::new("ip").args(["netns", "del", &name]).output());
+            run(&mut add);
+        }
         let handle = File::open(format!("/run/netns/{name}")).expect("ip netns add has made it");
         Self { name, handle }
     }
@@ -210,9 +217,19 @@ impl Drop for Netns {
 ///
 /// When it fails, with what it said.
 pub fn run(command: &mut Command) {
+    if let Err(how) = attempt(command) {
+        panic!("{how}");
+    }
+}
+
+/// Runs a command; how it failed, if it did.
+fn attempt(command: &mut Command) -> Result<(), String> {
     match command.output() {
-        Ok(output) if output.status.success() => {}
-        Ok(output) => panic!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)),
-        Err(error) => panic!("{command:?}: {error}"),
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("{command:?}: {}: {said}", output.status))
+        }
+        Err(error) => Err(format!("{command:?}: {error}")),
     }
 }

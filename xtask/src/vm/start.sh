@@ -19,5 +19,8 @@ echo "== kernel $(uname -r)"
 underpass doctor
 cd /root
 UNDERPASS_BIN=/bin/underpass suites --test-threads=2 @ARGS@ 2>&1
-echo "== exit $?"
+code=$?
+# What the kernel has to say of it, a process killed for want of memory for instance.
+[ "$code" = 0 ] || dmesg | tail -n 60
+echo "== exit $code"
 poweroff -f
