@@ -6,70 +6,138 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cmd, repo, tools};
+use crate::{cmd, repo, report::Report, tools};
+
+/// How long continuous integration runs each target, in seconds.
+const BRIEF: u64 = 60;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The target to run; without one, the targets are listed
-    target: Option<String>,
+    /// The targets to run, side by side; without one, they are listed
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
     /// How long to run
     #[arg(long, value_name = "N", default_value_t = 60)]
     secs: u64,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let targets = targets()?;
-    let Some(target) = &args.target else {
-        for target in targets {
+    let known = targets()?;
+    if args.targets.is_empty() {
+        for target in known {
             println!("{target}");
         }
         return Ok(ExitCode::SUCCESS);
-    };
-    if !targets.contains(target) {
+    }
+    if let Some(unknown) = args.targets.iter().find(|target| !known.contains(target)) {
         bail!(
-            "no fuzz target `{target}`; there are: {}",
-            targets.join(", ")
+            "no fuzz target `{unknown}`; there are: {}",
+            known.join(", ")
         );
     }
-    if !tools::has_toolchain(tools::nightly()) {
-        bail!("fuzzing needs a nightly toolchain: run `rustup toolchain install nightly`");
+    if let Some(reason) = missing() {
+        bail!("fuzzing needs {reason}");
     }
-    if tools::find("c++").is_none() {
-        bail!("fuzzing needs a C++ compiler, for libFuzzer: install g++ or clang");
-    }
-    let corpus = repo::root().join("target/fuzz/corpus").join(target);
-    fs::create_dir_all(&corpus)?;
-    let mut run = Command::new(build(target)?);
-    run.arg(format!("-max_total_time={}", args.secs))
-        .arg("-timeout=10")
-        .arg(corpus);
-    cmd::run(&mut run)?;
+    fuzz(&args.targets, args.secs)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What makes a program feel its way: coverage in the form that libFuzzer reads, and checks of memory and
-/// arithmetic.
+/// Every target, for a minute.
+pub(crate) fn check(name: &str, report: &mut Report) {
+    match missing() {
+        Some(reason) => report.skip(name, format!("needs {reason}")),
+        None => report.part(name, || fuzz(&targets()?, BRIEF)),
+    }
+}
+
+/// What has to be installed first, if anything.
+fn missing() -> Option<&'static str> {
+    if !tools::has_toolchain(tools::nightly()) {
+        return Some("a nightly toolchain: run `rustup toolchain install nightly`");
+    }
+    if tools::find("c++").is_none() {
+        return Some("a C++ compiler, for libFuzzer: install g++ or clang");
+    }
+    None
+}
+
+/// Runs the targets side by side, each from what it found before and from the seeds that are checked in.
+fn fuzz(targets: &[String], secs: u64) -> Result<()> {
+    let programs = build(targets)?;
+    let output = output();
+    let mut running = Vec::new();
+    for target in targets {
+        let corpus = output.join("corpus").join(target);
+        let artifacts = output.join("artifacts").join(target);
+        fs::create_dir_all(&corpus)?;
+        fs::create_dir_all(&artifacts)?;
+        let log = output.join(format!("{target}.log"));
+        let mut run = Command::new(programs.join(target));
+        run.arg(format!("-max_total_time={secs}"))
+            .arg("-timeout=20")
+            .arg(format!("-artifact_prefix={}/", artifacts.display()))
+            .arg(corpus);
+        let seeds = directory().join("seeds").join(target);
+        if seeds.exists() {
+            run.arg(seeds);
+        }
+        run.stderr(fs::File::create(&log)?);
+        eprintln!("$ {} 2>{}", cmd::line(&run), log.display());
+        let child = run
+            .spawn()
+            .with_context(|| format!("cannot start {target}"))?;
+        running.push((target, run, child, log));
+    }
+    let mut failed = Vec::new();
+    for (target, run, mut child, log) in running {
+        let said = child.wait().map(|status| cmd::check(&run, status));
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let last = |count| text.lines().rev().take(count).collect::<Vec<_>>();
+        if let Ok(Ok(())) = said {
+            let done = last(20)
+                .into_iter()
+                .find(|line| line.starts_with("Done "))
+                .unwrap_or("no word of how much was done");
+            eprintln!("{target}: {done}");
+        } else {
+            let end: Vec<_> = last(60).into_iter().rev().collect();
+            eprintln!("{target}:\n{}", end.join("\n"));
+            failed.push(target.as_str());
+        }
+    }
+    ensure!(
+        failed.is_empty(),
+        "a finding of {}; the input is below {}",
+        failed.join(", "),
+        output.join("artifacts").display()
+    );
+    Ok(())
+}
+
+/// What makes a program feel its way: coverage in the form that libFuzzer reads. Checks of arithmetic are on
+/// without being asked for; those of memory would double the time to build, for code that has no `unsafe`.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
-    -Zsanitizer=address -Cdebug-assertions";
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// Builds a target, which takes some minutes the first time.
-fn build(target: &str) -> Result<PathBuf> {
+/// Builds targets, which takes some minutes the first time: where the programs are.
+fn build(targets: &[String]) -> Result<PathBuf> {
     // With a target, flags are not for build scripts and macros.
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let output = repo::root().join("target/fuzz");
-    let mut build = cmd::nightly(["cargo", "build", "--release", "--bin", target]);
+    let mut build = cmd::nightly(["cargo", "build"]);
+    for target in targets {
+        build.args(["--bin", target]);
+    }
     build
         .args(["--target", &host, "--target-dir"])
-        .arg(&output)
+        .arg(output())
         .arg("--manifest-path")
         .arg(directory().join("Cargo.toml"))
         .env("RUSTFLAGS", FLAGS);
     cmd::run(&mut build)?;
-    Ok(output.join(host).join("release").join(target))
+    Ok(output().join(host).join("debug"))
 }
 
 /// The names of the targets, sorted.
@@ -89,6 +157,10 @@ fn targets() -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+fn output() -> PathBuf {
+    repo::root().join("target/fuzz")
 }
 
 fn directory() -> PathBuf {

@@ -57,7 +57,7 @@ enum Verb {
     Bench(bench::Args),
     /// Let tunnels live and die at random, and check every byte
     Soak(soak::Args),
-    /// Run a fuzz target, or list them
+    /// Run fuzz targets, or list them
     Fuzz(fuzz::Args),
 }
 

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
 
 use crate::{
-    artifact, cmd, demo, ebpf, lint,
+    artifact, cmd, demo, ebpf, fuzz, lint,
     privilege::{self, Privilege},
     repo,
     report::Report,
@@ -68,6 +68,8 @@ enum Part {
     Rig,
     /// The checked-in BPF object against its sources
     Object,
+    /// The fuzz targets, for a minute
+    Fuzz,
     /// The BPF program with its log, in the kernel
     ProgramLog,
     /// The suites in network namespaces, as root
@@ -109,9 +111,12 @@ impl Args {
         match part {
             Part::Lint if self.skip_lint => Some("--skip-lint was given"),
             Part::Unit | Part::Rig | Part::E2e => None,
-            Part::Lint | Part::Object | Part::ProgramLog | Part::Kernels | Part::Demo => {
-                self.filter.is_some().then_some("a filter was given")
-            }
+            Part::Lint
+            | Part::Object
+            | Part::Fuzz
+            | Part::ProgramLog
+            | Part::Kernels
+            | Part::Demo => self.filter.is_some().then_some("a filter was given"),
         }
     }
 }
@@ -123,6 +128,7 @@ impl Part {
             Self::Unit => "unit, property and doc tests",
             Self::Rig => "tests of the rig",
             Self::Object => "BPF object",
+            Self::Fuzz => "fuzz targets",
             Self::ProgramLog => "BPF program that logs",
             Self::E2e => "e2e suites",
             Self::Kernels => "other kernels",
@@ -142,6 +148,7 @@ impl Part {
                 cargo_test(&["--package", "proxy-tests", "--lib", "--bins"], filter)
             }),
             Self::Object => ebpf::verify(report),
+            Self::Fuzz => fuzz::check(self.name(), report),
             Self::ProgramLog => ebpf::check_logging(report),
             Self::E2e => e2e(args, ci, report),
             Self::Kernels => vm::run_briefly(report),
@@ -246,9 +253,9 @@ mod tests {
 
     #[test]
     fn everything_runs_unless_less_is_asked_for() {
-        use Part::{Demo, E2e, Kernels, Lint, Object, ProgramLog, Rig, Unit};
+        use Part::{Demo, E2e, Fuzz, Kernels, Lint, Object, ProgramLog, Rig, Unit};
         assert_eq!(parts(""), Part::value_variants());
-        let but_lint = [Unit, Rig, Object, ProgramLog, E2e, Kernels, Demo];
+        let but_lint = [Unit, Rig, Object, Fuzz, ProgramLog, E2e, Kernels, Demo];
         assert_eq!(parts("--skip-lint"), but_lint);
         assert_eq!(parts("half_close"), [Unit, Rig, E2e]);
         assert_eq!(parts("--only e2e half_close -- --nocapture"), [E2e]);
