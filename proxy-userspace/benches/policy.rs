@@ -14,7 +14,7 @@ use std::{
 use underpass::{
     authority::Authority,
     config::Config,
-    policy::{Facts, Moment, User},
+    policy::{Facts, Moment, ServerName, User},
 };
 
 const ENTRIES: u32 = 10_000;
@@ -56,6 +56,7 @@ fn main() {
                 port: 443,
                 url: target,
                 user: User::Nobody,
+                server_name: ServerName::None,
                 now: Moment::default(),
                 addresses: Some(&addresses),
                 reverse_name: None,

@@ -23,7 +23,7 @@ use crate::{
     config::Live,
     http::{ProxyError, Refusal},
     net::listen::is_local,
-    policy::{Decision, Facts, Moment, Need, Step, User, Verdict},
+    policy::{Decision, Facts, Moment, Need, ServerName, Step, User, Verdict},
 };
 
 /// What Squid calls an address without a name.
@@ -48,6 +48,8 @@ pub struct Request<'a> {
     pub url: &'a str,
     /// Who they say they are.
     pub claim: &'a Claim,
+    /// The name in their ClientHello.
+    pub server_name: ServerName<'a>,
     /// Connections of the client, this one included.
     pub connections: u32,
     /// The firewall's mark.
@@ -66,6 +68,15 @@ pub enum Claim {
     Credentials(Credentials),
     /// Somebody has looked at them already.
     Verified(String),
+}
+
+/// How far a decision came.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The request is served.
+    Permit(Permit),
+    /// It depends on [`Request::server_name`]: ask again when that is known.
+    NeedsServerName,
 }
 
 /// Where a request may lead.
@@ -114,6 +125,8 @@ pub enum Cause {
     Rule(Box<str>),
     /// The option that would have to open what is shut by default.
     Option(&'static str),
+    /// The rules, which ask for a name in what the client began with, and that does not tell.
+    Opening,
     /// Nobody: it could not be found out, or the target is this proxy itself.
     Failure,
 }
@@ -155,9 +168,9 @@ impl Identity {
     }
 }
 
-/// What was found out so far.
+/// What was found out of a request so far.
 #[derive(Debug, Default)]
-struct Known {
+pub struct Known {
     /// The user.
     user: Identity,
     /// The addresses.
@@ -170,15 +183,20 @@ struct Known {
 
 impl Access<'_> {
     /// Decides; with addresses to connect to, if it `leads` anywhere.
-    pub async fn decide(&self, request: &Request<'_>, leads: bool) -> Result<Permit, Refused> {
-        let mut known = Known::default();
+    pub async fn decide(
+        &self,
+        request: &Request<'_>,
+        known: &mut Known,
+        leads: bool,
+    ) -> Result<Outcome, Refused> {
         let now = self.live.moment();
         loop {
-            let need = match self.ask(request, &mut known, now, leads)? {
-                Answer::Permit(permit) => return Ok(permit),
+            let need = match self.ask(request, known, now, leads)? {
+                Answer::Permit(permit) => return Ok(Outcome::Permit(permit)),
                 Answer::Needs(need) => need,
             };
             match need {
+                Need::ServerName => return Ok(Outcome::NeedsServerName),
                 Need::User => {
                     let user = self.authenticate(request.claim).await;
                     known.user = user.map_or(Identity::Nobody, Identity::User);
@@ -212,6 +230,10 @@ impl Access<'_> {
         if together {
             let facts = facts(request, known, now, ips.as_deref(), false);
             return match self.live.policy.decide(&facts) {
+                // Whoever has no address is told so while there is no tunnel.
+                Step::Needs(Need::ServerName) if leads && addresses.is_none() => {
+                    Ok(Answer::Needs(Need::Addresses))
+                }
                 Step::Needs(need) => Ok(Answer::Needs(need)),
                 Step::Decided(decision) if !decision.is_allowed() => {
                     Err(self.refused(&decision, &facts, known))
@@ -429,6 +451,14 @@ impl Known {
         }
     }
 
+    /// A refusal of what cannot be judged.
+    pub(crate) fn unclear(&self, refusal: Refusal) -> Refused {
+        Refused {
+            cause: Cause::Opening,
+            ..self.failed(refusal)
+        }
+    }
+
     /// A refusal that is nobody's decision.
     fn failed(&self, refusal: Refusal) -> Refused {
         Refused {
@@ -458,6 +488,7 @@ pub(crate) fn facts<'a>(
         target,
         url,
         claim: _,
+        server_name,
         connections,
         mark,
         dice,
@@ -472,6 +503,7 @@ pub(crate) fn facts<'a>(
         port: target.port().get(),
         url,
         user: known.user(),
+        server_name,
         now,
         addresses,
         reverse_name: known.reverse_name(),

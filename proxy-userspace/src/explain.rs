@@ -6,15 +6,15 @@ use anyhow::{Context as _, bail};
 use tokio::sync::Semaphore;
 
 use crate::{
-    access::{self, Access, Cause, Claim, Permit, Refused, Request},
-    authority::Authority,
+    access::{self, Access, Cause, Claim, Known, Outcome, Permit, Refused, Request},
+    authority::{Authority, Host},
     config::{
         Config, ConfigError, File, Live,
         cli::{Explain, Settings},
         schema, squid,
     },
     http::AbsoluteTarget,
-    policy::audit::audit,
+    policy::{ServerName, Test, audit::audit},
 };
 
 /// What `underpass check` prints about a configuration, and how many warnings it has.
@@ -93,6 +93,13 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         target: &target,
         url: &url,
         claim: &claim,
+        server_name: match (&arguments.sni, target.host()) {
+            _ if method != "CONNECT" => ServerName::None,
+            (Some(name), _) => ServerName::Is(name),
+            // As clients have it.
+            (None, Host::Name(name)) => ServerName::Is(name.without_root()),
+            (None, Host::Ip(_)) => ServerName::None,
+        },
         connections: 1,
         mark: 0,
         dice: 0,
@@ -106,7 +113,7 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         room: &Arc::new(room),
     };
     let decided = match config.live.policy.client(request.client) {
-        Ok(()) => access.decide(&request, true).await,
+        Ok(()) => access.decide(&request, &mut Known::default(), true).await,
         Err(denial) => {
             let refused = Refused {
                 refusal: denial.into(),
@@ -119,10 +126,24 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         }
     };
     let is_served = decided.is_ok();
-    let lines = match decided {
-        Ok(permit) => permitted(&permit, &config.live, method),
+    let mut lines = match decided {
+        Ok(Outcome::Permit(permit)) => permitted(&permit, &config.live, method),
+        Ok(Outcome::NeedsServerName) => bail!("the rules ask for more than was said"),
         Err(refused) => denied(&refused),
     };
+    let asks_for_name = |test: &Test| matches!(test, Test::ServerName(_));
+    if method == "CONNECT" && config.live.policy.mentions(asks_for_name) {
+        let name = match request.server_name {
+            ServerName::Is(name) => name,
+            ServerName::None | ServerName::Unheard => "none",
+        };
+        let assumed = if arguments.sni.is_some() {
+            ""
+        } else {
+            " (assumed; --sni NAME is another)"
+        };
+        lines.push(("sni", format!("{name}{assumed}")));
+    }
     let lines: Vec<String> = lines
         .into_iter()
         .map(|(name, text)| format!("{name:<10}{text}"))
@@ -165,6 +186,7 @@ fn denied(refused: &Refused) -> Lines {
     let (verb, rule) = match &refused.cause {
         Cause::Rule(rule) => ("deny", &**rule),
         Cause::Option(option) => ("deny", *option),
+        Cause::Opening => ("deny", "none"),
         Cause::Failure => ("fail", "none"),
     };
     let verdict = if refused.reset {

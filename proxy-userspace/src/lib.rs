@@ -9,7 +9,7 @@
 //!    one that matters is [`relay::sockmap`], over the program in [`kernel::object`].
 //! 4. [`access_log`] and [`diagnostics`] say what happened.
 //!
-//! [`http`], [`authority`], [`policy`] and the arithmetic of the splice are pure: no sockets, clocks
+//! [`http`], [`authority`], [`client_hello`], [`policy`] and the arithmetic of the splice are pure: no sockets, clocks
 //! or logs. Everybody may read [`limits`].
 
 #![deny(unsafe_code)]
@@ -19,6 +19,7 @@ pub mod access_log;
 pub mod app;
 pub mod auth;
 pub mod authority;
+pub mod client_hello;
 pub mod config;
 pub mod diagnostics;
 pub mod doctor;

@@ -7,7 +7,8 @@
 //! for that host.
 //!
 //! The destination is judged by the *address that is connected to*, not by its name alone: whoever dials
-//! asks for each address before it is tried. Rules on names decide before anything is resolved.
+//! asks for each address before it is tried. Rules on names decide before anything is resolved; rules on
+//! the name in a ClientHello last, and before anything is dialled.
 //!
 //! Pure: it resolves nothing and knows neither socket nor clock. What it needs to know ([`Need`]) it
 //! asks for; the caller finds out, and asks again.
@@ -32,7 +33,7 @@ pub use self::{
     address_class::{AddressClass, SpecialBlock, embedded_ipv4},
     decision::{Decision, Step, Verdict},
     domains::DomainSet,
-    facts::{Facts, Need, User},
+    facts::{Facts, Need, ServerName, User},
     guard::{Denial, Guard},
     networks::NetworkSet,
     ports::{PortError, PortRange, PortSet},
@@ -125,9 +126,16 @@ impl Policy {
     pub fn decide(&self, facts: &Facts<'_>) -> Step<'_> {
         let mut last = None;
         let mut would_deny = Vec::new();
+        // Of the rules that a ClientHello will decide on: whether one of them allows.
+        let mut unheard = None;
         for (index, rule) in self.rules.iter().enumerate() {
             match acl::all(&rule.terms, facts, &mut last) {
                 Match::No => continue,
+                // The rules behind may refuse anyway, or need what can be told only before there is a tunnel.
+                Match::Unknown(Need::ServerName) => {
+                    unheard = Some(unheard == Some(true) || rule.action == Action::Allow);
+                    continue;
+                }
                 Match::Unknown(need) => return Step::Needs(need),
                 // Nobody is asked for a password for the sake of a remark.
                 Match::NoUser if rule.action == Action::Report => continue,
@@ -155,12 +163,15 @@ impl Policy {
                     .shut(Some(rule), facts)
                     .map_or(Verdict::Allow, Verdict::Shut),
             };
-            return Step::Decided(Decision {
-                verdict,
-                rule: Some((index, rule)),
-                last,
-                would_deny,
-            });
+            return conclude(
+                unheard,
+                Decision {
+                    verdict,
+                    rule: Some((index, rule)),
+                    last,
+                    would_deny,
+                },
+            );
         }
         let shut = self
             .guard
@@ -170,12 +181,15 @@ impl Policy {
         let verdict = shut
             .or_else(|| self.shut(None, facts))
             .map_or(Verdict::Allow, Verdict::Shut);
-        Step::Decided(Decision {
-            verdict,
-            rule: None,
-            last,
-            would_deny,
-        })
+        conclude(
+            unheard,
+            Decision {
+                verdict,
+                rule: None,
+                last,
+                would_deny,
+            },
+        )
     }
 
     /// Whether a rule that allows is about this client and port.
@@ -205,6 +219,15 @@ impl Policy {
             .into_iter()
             .flatten()
             .find_map(|address| judge(address).err())
+    }
+}
+
+/// A decision, unless rules before it that wait for a ClientHello could lead to another one: `unheard` says
+/// whether there are any, and whether one of them allows.
+fn conclude(unheard: Option<bool>, decision: Decision<'_>) -> Step<'_> {
+    match unheard {
+        Some(may_allow) if may_allow || decision.is_allowed() => Step::Needs(Need::ServerName),
+        _ => Step::Decided(decision),
     }
 }
 

@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     access::NO_NAME,
     authority::Authority,
+    client_hello::Opening,
     config::{Live, Quotas},
     http::{ProxyError, RETRY_AFTER, Refusal, Status},
-    policy::{Decision, Facts, Step, User},
+    policy::{Decision, Facts, ServerName, Step, User},
     relay::Ending,
 };
 
@@ -69,6 +70,8 @@ pub struct Tunnel {
     pub user: Option<Arc<str>>,
     /// The name that was found for its address, if it asked for one and a rule wanted to know.
     pub reverse_name: Option<String>,
+    /// What the client began with, if a rule wanted to know.
+    pub opening: Option<Opening>,
     /// What it asked for.
     pub target: Authority,
     /// Where that led.
@@ -330,6 +333,10 @@ impl Tunnel {
             port: self.target.port().get(),
             url: &url,
             user: self.user.as_deref().map_or(User::Nobody, User::Known),
+            server_name: self
+                .opening
+                .as_ref()
+                .map_or(ServerName::Unheard, ServerName::from),
             now: live.moment(),
             addresses: Some(&addresses),
             // The names of addresses are not looked for again.

@@ -3,6 +3,7 @@
 //! `head -> policy -> dial -> relay`, or a refusal at any step. Everything that decides is elsewhere
 //! and pure; this drives it with sockets and clocks.
 
+mod hello;
 mod reach;
 mod reply;
 
@@ -23,20 +24,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::reply::Entry;
+use self::{hello::Start, reply::Entry};
 use crate::{
-    access::{self, Cause, Claim},
+    access::{self, Cause, Claim, Known},
     access_log::{AccessLog, Record, Tag},
     auth::Credentials,
     authority::Authority,
     config::Live,
     http::{
-        AbsoluteTarget, CONNECTION_ESTABLISHED, ConnectRequest, Head, HeadParser, Progress,
-        Refusal, RequestError, Status,
+        AbsoluteTarget, ConnectRequest, Head, HeadParser, Progress, Refusal, RequestError, Status,
     },
     limits::TURNED_AWAY_HEAD_TIMEOUT,
+    policy::ServerName,
     registry::{Counted, Registry, Stop, Tunnel},
-    relay::{Ending, Leg, Limits, Order, Outcome, Pair, Relay, Traffic, selection::EngineChoice},
+    relay::{Ending, Limits, Order, Outcome, Pair, Relay, Traffic, selection::EngineChoice},
     shaping::{Buckets, Shaper},
 };
 
@@ -132,9 +133,8 @@ enum NoHead {
 
 /// What the client asks for.
 struct Request {
-    client: Leg,
-    /// Bytes behind the head.
-    early_data: Vec<u8>,
+    stream: TcpStream,
+    start: Start,
     target: Authority,
     claim: Claim,
 }
@@ -192,8 +192,9 @@ impl Session {
             shaper,
         } = joint;
         self.arrival.live = None;
-        let reply_bytes = pair.client.owed.len() as u64;
-        let traffic = Arc::new(Traffic::default());
+        let sent = pair.client.written;
+        let reply_bytes = sent + pair.client.owed.len() as u64;
+        let traffic = Arc::new(Traffic::with_sent(sent));
         let order = Order {
             engine,
             limits,
@@ -299,15 +300,13 @@ impl Session {
                 return None;
             }
         };
-        let early_data = received.split_off(head_bytes);
         Some(Request {
-            client: Leg {
-                stream,
-                owed: CONNECTION_ESTABLISHED.to_vec(),
-                consumed: (head_bytes + early_data.len()) as u64,
-                written: 0,
+            stream,
+            start: Start {
+                head_bytes,
+                early_data: received.split_off(head_bytes),
+                is_answered: false,
             },
-            early_data,
             target: request.authority,
             claim,
         })
@@ -335,6 +334,7 @@ impl Session {
             let request = access::Request {
                 method: head.method(),
                 scheme: Some(&absolute.scheme),
+                server_name: ServerName::None,
                 url: text,
                 ..self.asked(&stream, &absolute.authority, text, claim)
             };
@@ -342,7 +342,7 @@ impl Session {
             let deadline = access::deadline(live.connect_timeout);
             if let Err(refused) = self
                 .access(&live, room, deadline)
-                .decide(&request, false)
+                .decide(&request, &mut Known::default(), false)
                 .await
                 // What is shut by default is so for tunnels; to open it would not help.
                 && matches!(refused.cause, Cause::Rule(_))

@@ -26,5 +26,6 @@ mod protocol;
 mod reload;
 mod rules;
 mod scene;
+mod sni;
 mod splice;
 mod stress;

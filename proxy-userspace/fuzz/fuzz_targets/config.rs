@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use underpass::{
     authority::Authority,
     config::{Config, ConfigError},
-    policy::{Facts, Moment, User, audit::audit},
+    policy::{Facts, Moment, ServerName, User, audit::audit},
 };
 
 fuzz_target!(|text: &str| {
@@ -37,6 +37,7 @@ fuzz_target!(|text: &str| {
         port: 443,
         url: "www.example.com:443",
         user: User::Nobody,
+        server_name: ServerName::Is("www.example.com"),
         now: Moment::default(),
         addresses: Some(&address),
         reverse_name: Some("none"),

@@ -134,6 +134,10 @@ pub struct Explain {
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
 
+    /// The name in the client's TLS ClientHello [default: the host of the target]
+    #[arg(long, value_name = "NAME")]
+    pub sni: Option<String>,
+
     /// The method
     #[arg(value_name = "METHOD")]
     pub method: String,

@@ -150,7 +150,16 @@ impl<'a> Compiler<'a> {
         conditions: &Conditions<'a>,
         place: &Place,
     ) -> Result<Vec<Term>, ConfigError> {
-        self.terms(conditions, Switches::default(), place)
+        let terms = self.terms(conditions, Switches::default(), place)?;
+        let is_on_sni = |term: &Term| term.mentions(|test| matches!(test, Test::ServerName(_)));
+        if terms.iter().any(is_on_sni) {
+            return Err(ConfigError::At {
+                place: place.clone(),
+                message: "only rules can ask for `sni`; it is not known yet where this is decided"
+                    .to_owned(),
+            });
+        }
+        Ok(terms)
     }
 
     /// A match by its name.
@@ -346,6 +355,9 @@ impl<'a> Compiler<'a> {
         if !conditions.host_regex.is_empty() {
             let patterns = self.patterns(conditions.host_regex, place)?;
             add("host_regex", Test::HostPattern { patterns, reverse });
+        }
+        if !conditions.sni.is_empty() {
+            add("sni", Test::ServerName(self.hosts(conditions.sni, place)?));
         }
         if !conditions.url_regex.is_empty() {
             add(

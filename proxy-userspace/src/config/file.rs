@@ -137,6 +137,8 @@ pub struct Timeouts {
     pub head: Span,
     /// Resolving and connecting, together.
     pub connect: Span,
+    /// The first bytes of a tunnel, where rules ask for `sni`.
+    pub client_hello: Span,
     /// A tunnel without a byte in either direction.
     pub idle: Span,
     /// The same once one side has finished.
@@ -151,6 +153,7 @@ impl Default for Timeouts {
         Self {
             head: Span(Duration::from_secs(30)),
             connect: Span(Duration::from_secs(30)),
+            client_hello: Span(Duration::from_secs(5)),
             idle: Span(Duration::from_secs(15 * 60)),
             half_closed: Span(Duration::from_secs(5 * 60)),
             lifetime: None,
@@ -257,6 +260,10 @@ macro_rules! with_conditions {
             /// The same, by pattern.
             #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub host_regex: Vec<Text<Item<Pattern>>>,
+            /// The name in the client's TLS ClientHello (SNI), which only rules may ask for: the client is
+            /// then told that its tunnel is open before it is connected, and whatever fails is a reset.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
+            pub sni: Vec<Text<Item<HostPattern>>>,
             /// The whole target: `host:port`, or a URL.
             #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub url_regex: Vec<Text<Item<Pattern>>>,
@@ -293,13 +300,14 @@ macro_rules! with_conditions {
             /// The conditions among the fields.
             pub(super) fn conditions(&self) -> Conditions<'_> {
                 let Self {
-                    when, client, listener, method, port, host, host_regex, url_regex, path_regex,
-                    scheme, time, connections_above, chance, mark, user, user_regex, destination, ..
+                    when, client, listener, method, port, host, host_regex, sni, url_regex,
+                    path_regex, scheme, time, connections_above, chance, mark, user, user_regex,
+                    destination, ..
                 } = self;
                 Conditions {
-                    when, client, listener, method, port, host, host_regex, url_regex, path_regex,
-                    scheme, time, connections_above: *connections_above, chance: *chance, mark,
-                    user, user_regex, destination,
+                    when, client, listener, method, port, host, host_regex, sni, url_regex,
+                    path_regex, scheme, time, connections_above: *connections_above,
+                    chance: *chance, mark, user, user_regex, destination,
                 }
             }
         }
@@ -316,6 +324,7 @@ pub(super) struct Conditions<'a> {
     pub(super) port: &'a [PortRange],
     pub(super) host: &'a [Text<Item<HostPattern>>],
     pub(super) host_regex: &'a [Text<Item<Pattern>>],
+    pub(super) sni: &'a [Text<Item<HostPattern>>],
     pub(super) url_regex: &'a [Text<Item<Pattern>>],
     pub(super) path_regex: &'a [Text<Item<Pattern>>],
     pub(super) scheme: &'a [Text<Word>],

@@ -38,6 +38,8 @@ pub struct Live {
     pub head_timeout: Duration,
     /// For resolving and connecting to a target.
     pub connect_timeout: Duration,
+    /// For the first bytes of a tunnel, where a rule asks for them.
+    pub hello_timeout: Duration,
     /// For a tunnel.
     pub limits: relay::Limits,
     /// For a tunnel as a whole; none is no limit.
@@ -166,6 +168,7 @@ impl Live {
             },
             head_timeout: file.timeouts.head.0,
             connect_timeout: file.timeouts.connect.0,
+            hello_timeout: file.timeouts.client_hello.0,
             limits: relay::Limits {
                 idle: file.timeouts.idle.0,
                 half_closed: file.timeouts.half_closed.0,

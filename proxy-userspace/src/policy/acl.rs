@@ -6,7 +6,7 @@ use regex::RegexSet;
 
 use super::{
     DomainSet, NetworkSet, PortSet, Window,
-    facts::{Facts, Need, User},
+    facts::{Facts, Need, ServerName, User},
 };
 use crate::authority::Host;
 
@@ -47,6 +47,8 @@ pub enum Test {
         /// As above.
         reverse: bool,
     },
+    /// The name in the client's TLS ClientHello.
+    ServerName(DomainSet),
     /// The whole target.
     UrlPattern(RegexSet),
     /// The target behind the host; of CONNECT there is none.
@@ -139,9 +141,11 @@ impl Match {
 pub(super) type Last<'p> = Option<&'p Acl>;
 
 /// Whether all terms hold: in their order, up to the first that does not, as Squid does. What only
-/// the resolver can tell is left for the end, in case that something else settles it.
+/// the resolver can tell is left for the end, in case that something else settles it; and what only a
+/// ClientHello can, behind that.
 pub(super) fn all<'p>(terms: &'p [Term], facts: &Facts<'_>, last: &mut Last<'p>) -> Match {
     let mut pending = None;
+    let mut unheard = false;
     for term in terms {
         match term.holds(facts, last) {
             Match::Yes => {}
@@ -149,23 +153,34 @@ pub(super) fn all<'p>(terms: &'p [Term], facts: &Facts<'_>, last: &mut Last<'p>)
             Match::Unknown(need @ (Need::Addresses | Need::ReverseName)) => {
                 pending.get_or_insert(need);
             }
+            Match::Unknown(Need::ServerName) => unheard = true,
             // Rather find out the address than ask for a password that may not be needed.
             Match::Unknown(Need::User) | Match::NoUser if pending.is_some() => break,
             other => return other,
         }
     }
-    pending.map_or(Match::Yes, Match::Unknown)
+    match pending {
+        Some(need) => Match::Unknown(need),
+        None if unheard => Match::Unknown(Need::ServerName),
+        None => Match::Yes,
+    }
 }
 
 /// Whether one of the lists holds.
 fn any<'p>(lists: &'p [Vec<Term>], facts: &Facts<'_>, last: &mut Last<'p>) -> Match {
+    let mut unheard = false;
     for list in lists {
         match all(list, facts, last) {
             Match::No => {}
+            Match::Unknown(Need::ServerName) => unheard = true,
             other => return other,
         }
     }
-    Match::No
+    if unheard {
+        Match::Unknown(Need::ServerName)
+    } else {
+        Match::No
+    }
 }
 
 impl Term {
@@ -201,6 +216,11 @@ impl Test {
             Self::HostPattern { patterns, reverse } => {
                 host(|name| patterns.is_match(name), *reverse, facts)
             }
+            Self::ServerName(names) => match facts.server_name {
+                ServerName::Unheard => Match::Unknown(Need::ServerName),
+                ServerName::None => Match::No,
+                ServerName::Is(name) => Match::of(names.contains(name)),
+            },
             Self::UrlPattern(patterns) => Match::of(patterns.is_match(facts.url)),
             Self::PathPattern(patterns) => {
                 Match::of(path(facts).is_some_and(|path| patterns.is_match(path)))

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Action, Facts, Moment, Place, Policy, Rule, Step, Term, Test, User};
+use super::{Action, Facts, Moment, Place, Policy, Rule, ServerName, Step, Term, Test, User};
 use crate::authority::Authority;
 
 /// A remark on a policy.
@@ -129,7 +129,8 @@ fn covers(wide: &Test, narrow: &Test) -> bool {
                 names: narrow,
                 reverse: false,
             },
-        ) => wide.covers(narrow),
+        )
+        | (Test::ServerName(wide), Test::ServerName(narrow)) => wide.covers(narrow),
         (Test::Port(wide), Test::Port(narrow)) => wide.covers(narrow),
         (Test::Method(wide), Test::Method(narrow)) => {
             narrow.iter().all(|method| wide.contains(method))
@@ -208,6 +209,7 @@ fn is_served(policy: &Policy, client: IpAddr, target: &str) -> bool {
         port: authority.port().get(),
         url: target,
         user: User::Nobody,
+        server_name: ServerName::None,
         now: Moment::default(),
         addresses: Some(&[address]),
         reverse_name: Some("none"),

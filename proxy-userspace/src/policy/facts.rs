@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::Moment;
-use crate::authority::Host;
+use crate::{authority::Host, client_hello::Opening};
 
 /// One request, as far as it is known. Cheap to copy: whoever learns more asks again.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,8 @@ pub struct Facts<'a> {
     pub url: &'a str,
     /// Who the client says it is.
     pub user: User<'a>,
+    /// The server that it wants to talk to, as TLS has it.
+    pub server_name: ServerName<'a>,
     /// The time.
     pub now: Moment,
     /// The addresses of the host, once they are known.
@@ -53,6 +55,26 @@ pub enum User<'a> {
     Known(&'a str),
 }
 
+/// What is known of the name in the client's TLS ClientHello, which comes when a tunnel is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerName<'a> {
+    /// Nothing was sent yet.
+    Unheard,
+    /// There is none, or no TLS.
+    None,
+    /// In lower case.
+    Is(&'a str),
+}
+
+impl<'a> From<&'a Opening> for ServerName<'a> {
+    fn from(opening: &'a Opening) -> Self {
+        match opening {
+            Opening::Named(name) => Self::Is(name),
+            Opening::Nameless => Self::None,
+        }
+    }
+}
+
 /// What has to be found out before a policy can decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -62,6 +84,9 @@ pub enum Need {
     Addresses,
     /// [`Facts::reverse_name`].
     ReverseName,
+    /// [`Facts::server_name`]. Everything else comes first: to hear it, the client must be told that its
+    /// tunnel is open.
+    ServerName,
 }
 
 impl Facts<'_> {

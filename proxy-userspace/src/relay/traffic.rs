@@ -25,6 +25,14 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Counters of a tunnel whose client has received so many bytes already.
+    pub fn with_sent(to_client: u64) -> Self {
+        Self {
+            to_client: to_client.into(),
+            ..Self::default()
+        }
+    }
+
     /// Counts bytes that user space wrote to the client.
     pub(super) fn add_to_client(&self, bytes: u64) {
         self.to_client.fetch_add(bytes, Relaxed);

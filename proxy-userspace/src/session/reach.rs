@@ -9,19 +9,24 @@ use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, select, sync::OwnedSemaphorePermit, time::Instant};
 use tracing::info;
 
-use super::{Admission, Arrival, Joint, Request, Session, reply::Entry};
+use super::{
+    Admission, Arrival, Joint, Request, Session,
+    hello::{Start, Unheard},
+    reply::Entry,
+};
 use crate::{
-    access::{self, Access, Candidate, Claim, Permit, Refused},
+    access::{self, Access, Candidate, Claim, Known, Outcome, Permit, Refused},
     authority::Authority,
+    client_hello::Opening,
     config::{Live, Quotas},
     http::Refusal,
     net::{
         dial::{Dialled, Route, dial},
         listen::canonical,
     },
-    policy::{self, Facts},
+    policy::{self, Facts, ServerName},
     registry::{Applicant, Counted, Stop, Tunnel},
-    relay::{self, Leg, Pair},
+    relay,
     shaping::Shaper,
 };
 
@@ -55,6 +60,7 @@ impl Session {
             target,
             url,
             claim,
+            server_name: ServerName::Unheard,
             connections: self.shared.registry.connections(client.ip()),
             mark,
             dice: dice(*id),
@@ -85,51 +91,52 @@ impl Session {
     /// Judges and dials the target, or ends with a refusal.
     pub(super) async fn connect(&self, request: Request) -> Option<Joint> {
         let Request {
-            client,
-            early_data,
+            stream,
+            mut start,
             target,
             claim,
         } = request;
         let url = target.to_string();
-        let entry = || Entry {
-            url: url.clone(),
-            ..Entry::default()
-        };
         let room = match &self.arrival.admission {
             Admission::Served(permit) => permit,
             Admission::TurnedAway { tag, refusal, .. } => {
                 let entry = Entry {
                     tag: *tag,
-                    ..entry()
+                    url,
+                    ..Entry::default()
                 };
-                self.refuse(client.stream, refusal, entry).await;
+                self.refuse(stream, refusal, entry).await;
                 return None;
             }
             Admission::Over => return None,
         };
-        let asked = self.asked(&client.stream, &target, &url, &claim);
+        let asked = self.asked(&stream, &target, &url, &claim);
         let joined = select! {
-            joined = self.join(asked, room) => joined,
+            joined = self.join(asked, room, &stream, &mut start) => joined,
             () = self.cancel.cancelled() => {
-                relay::reset_on_close(&client.stream);
-                self.log(entry());
-                return None;
+                relay::reset_on_close(&stream);
+                Err(Failure::Left)
             }
             // Its reset: it does not want the tunnel any more.
-            _ = client.stream.ready(Interest::ERROR) => {
-                self.log(entry());
-                return None;
-            }
+            _ = stream.ready(Interest::ERROR) => Err(Failure::Left),
         };
         let joined = match joined {
             Ok(joined) => joined,
             Err(failure) => {
-                self.fail(client.stream, failure, entry()).await;
+                let (status, bytes) = start.told();
+                let entry = Entry {
+                    status,
+                    bytes,
+                    url,
+                    ..Entry::default()
+                };
+                self.fail(stream, failure, entry).await;
                 return None;
             }
         };
         let Joined {
             dialled,
+            opening,
             permit,
             candidate,
             mut counted,
@@ -142,6 +149,7 @@ impl Session {
             listener_name: Arc::clone(&self.arrival.listener_name),
             user: permit.user,
             reverse_name: permit.reverse_name,
+            opening,
             upstream: candidate.address,
             mark: asked.mark,
             dice: asked.dice,
@@ -155,14 +163,8 @@ impl Session {
         if !Arc::ptr_eq(&present, &live) && present.enforce_on_live {
             tunnel.enforce(&present);
         }
-        let upstream = Leg {
-            stream: dialled.stream,
-            owed: early_data,
-            consumed: 0,
-            written: 0,
-        };
         Some(Joint {
-            pair: Pair::new(client, upstream),
+            pair: start.pair(stream, dialled.stream),
             engine: live.engine(rule, candidate.address),
             limits: live.limits(rule),
             lifetime: live.lifetime(rule),
@@ -178,16 +180,35 @@ impl Session {
     /// Everything between the request and the connected socket.
     async fn join(
         &self,
-        asked: access::Request<'_>,
+        mut asked: access::Request<'_>,
         room: &Arc<OwnedSemaphorePermit>,
+        stream: &TcpStream,
+        start: &mut Start,
     ) -> Result<Joined, Failure> {
         let live = &*self.live();
-        let deadline = access::deadline(live.connect_timeout);
+        let mut deadline = access::deadline(live.connect_timeout);
+        let mut known = Known::default();
         let access = self.access(live, room, deadline);
-        let mut permit = access
-            .decide(&asked, true)
-            .await
-            .map_err(Failure::Refused)?;
+        let mut outcome = access.decide(&asked, &mut known, true).await;
+        let opening = match outcome {
+            Ok(Outcome::NeedsServerName) => {
+                Some(self.opening(stream, start).await.map_err(|why| match why {
+                    Unheard::Left => Failure::Left,
+                    Unheard::Unclear(refusal) => Failure::Refused(known.unclear(refusal)),
+                })?)
+            }
+            _ => None,
+        };
+        if let Some(opening) = &opening {
+            asked.server_name = opening.into();
+            deadline = access::deadline(live.connect_timeout);
+            let access = self.access(live, room, deadline);
+            outcome = access.decide(&asked, &mut known, true).await;
+        }
+        let Outcome::Permit(mut permit) = outcome.map_err(Failure::Refused)? else {
+            // It is asked for once.
+            return Err(Failure::Left);
+        };
         for rule in &permit.would_deny {
             self.shared.registry.note_would_deny(rule);
             info!(
@@ -256,6 +277,7 @@ impl Session {
             .shaper(&specs, client, permit.user.as_deref());
         Ok(Joined {
             dialled,
+            opening,
             permit,
             candidate,
             counted,
@@ -285,6 +307,7 @@ impl Session {
 /// A target that is permitted and connected to.
 struct Joined {
     dialled: Dialled,
+    opening: Option<Opening>,
     permit: Permit,
     candidate: Candidate,
     counted: Counted,
@@ -295,6 +318,8 @@ struct Joined {
 pub(super) enum Failure {
     /// It is not permitted, or it could not be found out whether it is.
     Refused(Refused),
+    /// The client has gone, or we are about to.
+    Left,
     /// There are as many tunnels as there may be.
     Limit {
         refusal: Refusal,

@@ -27,6 +27,7 @@ impl Session {
     /// Tells the client why there is no tunnel.
     pub(super) async fn fail(&self, stream: TcpStream, failure: Failure, entry: Entry<'_>) {
         match failure {
+            Failure::Left => self.log(entry),
             Failure::Refused(refused) => self.deny(stream, &refused, entry).await,
             Failure::Limit { refusal, user } => {
                 let entry = Entry {
@@ -136,9 +137,16 @@ impl Session {
         );
     }
 
-    /// Refuses a request for a known target.
+    /// Refuses a request for a known target; one that was answered already ends with a reset.
     pub(super) async fn refuse(&self, mut stream: TcpStream, refusal: &Refusal, entry: Entry<'_>) {
         let Arrival { id, client, .. } = &self.arrival;
+        if entry.status != 0 {
+            let reason = refusal.reason();
+            info!(id, %client, target = entry.url, "reset behind the 200: {reason}");
+            relay::reset_on_close(&stream);
+            self.log(entry);
+            return;
+        }
         debug!(id, %client, target = entry.url, "refused: {}", refusal.reason());
         let bytes = send_refusal(&mut stream, refusal, entry.method == "HEAD").await;
         self.log(Entry {
@@ -247,6 +255,7 @@ impl Session {
 /// What the access log is told of a request.
 pub(super) struct Entry<'a> {
     pub(super) tag: Tag,
+    /// What the client was told; 0 is nothing.
     pub(super) status: u16,
     pub(super) bytes: u64,
     pub(super) method: &'a str,
