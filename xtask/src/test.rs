@@ -19,6 +19,9 @@ use crate::{
 /// What the rig writes in front of a reason on standard error when a case skips itself.
 const SKIP_MARK: &str = "skipped: ";
 
+/// What makes the proxy that the suites run.
+pub(crate) const PROXY: [&str; 5] = ["build", "--profile", "checked", "--package", "underpass"];
+
 /// What makes the end-to-end test binary.
 pub(crate) const SUITES: [&str; 6] = [
     "test",
@@ -184,7 +187,7 @@ fn e2e(args: &Args, ci: bool, report: &mut Report) {
     }
     let mut skipped = Vec::new();
     report.part(name, || {
-        let proxy = artifact::build(&["build", "--package", "underpass"], "underpass")?;
+        let proxy = artifact::build(&PROXY, "underpass")?;
         let suites = artifact::build(&SUITES, "suites")?;
 
         let mut vars = privilege::inherited(&["RUST_BACKTRACE"]);

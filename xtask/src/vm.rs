@@ -15,7 +15,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{artifact, cmd, repo, report::Report, test::SUITES, tools};
+use crate::{
+    artifact, cmd, repo,
+    report::Report,
+    test::{PROXY, SUITES},
+    tools,
+};
 
 /// Debian 12's: its own and the one that it has backported.
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -141,10 +146,7 @@ fn newest_package(series: &str) -> Option<String> {
 
 fn boot(package: &str, args: &Args) -> Result<()> {
     let kernel = Kernel::fetch(package)?;
-    let proxy = artifact::build(
-        &["build", "--release", "--package", "underpass"],
-        "underpass",
-    )?;
+    let proxy = artifact::build(&PROXY, "underpass")?;
     let suites = artifact::build(&SUITES, "suites")?;
     let root = repo::target_dir().join("vm/root");
     if root.exists() {
@@ -222,7 +224,8 @@ fn furnish(root: &Path, kernel: &Kernel, proxy: &Path, suites: &Path, args: &Arg
     put(root, proxy, "underpass")?;
     put(root, suites, "suites")?;
     // Else debug information fills the machine's memory.
-    cmd::run(Command::new("strip").arg(root.join("bin/suites")))?;
+    let programs = ["underpass", "suites"].map(|name| root.join("bin").join(name));
+    cmd::run(Command::new("strip").args(programs))?;
     for program in GUEST_PROGRAMS {
         put(root, &find(program)?, program)?;
     }
