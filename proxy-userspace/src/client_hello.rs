@@ -30,6 +30,17 @@ pub enum Opening {
     Nameless,
 }
 
+impl Opening {
+    /// The name, if there is one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Named(name) => Some(name),
+            Self::Nameless => None,
+        }
+    }
+}
+
 /// Why a ClientHello is not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(&'static str);

@@ -14,7 +14,7 @@ use crate::{
         schema, squid,
     },
     http::AbsoluteTarget,
-    policy::{ServerName, Test, audit::audit},
+    policy::{ServerName, audit::audit},
 };
 
 /// What `underpass check` prints about a configuration, and how many warnings it has.
@@ -82,7 +82,13 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         Some(user) => Claim::Verified(user.clone()),
         None => Claim::Nothing,
     };
-    let request = Request {
+    // As clients have it.
+    let usual = match target.host() {
+        Host::Name(name) => ServerName::Is(name.without_root()),
+        Host::Ip(_) => ServerName::None,
+    };
+    let server_name = arguments.sni.as_deref().map_or(usual, ServerName::Is);
+    let mut request = Request {
         client: arguments.from.to_canonical(),
         listener: listener.map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |listener| {
             listener.address
@@ -93,12 +99,10 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         target: &target,
         url: &url,
         claim: &claim,
-        server_name: match (&arguments.sni, target.host()) {
-            _ if method != "CONNECT" => ServerName::None,
-            (Some(name), _) => ServerName::Is(name),
-            // As clients have it.
-            (None, Host::Name(name)) => ServerName::Is(name.without_root()),
-            (None, Host::Ip(_)) => ServerName::None,
+        server_name: if method == "CONNECT" {
+            ServerName::Unheard
+        } else {
+            ServerName::None
         },
         connections: 1,
         mark: 0,
@@ -112,8 +116,9 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         checks: &Arc::new(Semaphore::new(1)),
         room: &Arc::new(room),
     };
-    let decided = match config.live.policy.client(request.client) {
-        Ok(()) => access.decide(&request, &mut Known::default(), true).await,
+    let mut known = Known::default();
+    let mut decided = match config.live.policy.client(request.client) {
+        Ok(()) => access.decide(&request, &mut known, true).await,
         Err(denial) => {
             let refused = Refused {
                 refusal: denial.into(),
@@ -125,15 +130,19 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
             Err(refused)
         }
     };
+    let is_answered = matches!(decided, Ok(Outcome::NeedsServerName));
+    if is_answered {
+        request.server_name = server_name;
+        decided = access.decide(&request, &mut known, true).await;
+    }
     let is_served = decided.is_ok();
     let mut lines = match decided {
         Ok(Outcome::Permit(permit)) => permitted(&permit, &config.live, method),
         Ok(Outcome::NeedsServerName) => bail!("the rules ask for more than was said"),
-        Err(refused) => denied(&refused),
+        Err(refused) => denied(&refused, is_answered),
     };
-    let asks_for_name = |test: &Test| matches!(test, Test::ServerName(_));
-    if method == "CONNECT" && config.live.policy.mentions(asks_for_name) {
-        let name = match request.server_name {
+    if is_answered {
+        let name = match server_name {
             ServerName::Is(name) => name,
             ServerName::None | ServerName::Unheard => "none",
         };
@@ -181,7 +190,8 @@ fn permitted(permit: &Permit, live: &Live, method: &str) -> Lines {
     lines
 }
 
-fn denied(refused: &Refused) -> Lines {
+/// `is_answered`: the client has its `200` by then.
+fn denied(refused: &Refused, is_answered: bool) -> Lines {
     let status = refused.refusal.status();
     let (verb, rule) = match &refused.cause {
         Cause::Rule(rule) => ("deny", &**rule),
@@ -189,7 +199,9 @@ fn denied(refused: &Refused) -> Lines {
         Cause::Opening => ("deny", "none"),
         Cause::Failure => ("fail", "none"),
     };
-    let verdict = if refused.reset {
+    let verdict = if is_answered {
+        format!("{verb}, with a reset behind the 200")
+    } else if refused.reset {
         format!("{verb}, with a reset")
     } else {
         format!("{verb}, with {status}")

@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
     /// How many end-to-end tests run at a time
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 8)]
     test_threads: usize,
     /// Passed on to the end-to-end test binary, for instance --nocapture
     #[arg(last = true, value_name = "ARGS")]

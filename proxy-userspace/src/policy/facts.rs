@@ -68,10 +68,7 @@ pub enum ServerName<'a> {
 
 impl<'a> From<&'a Opening> for ServerName<'a> {
     fn from(opening: &'a Opening) -> Self {
-        match opening {
-            Opening::Named(name) => Self::Is(name),
-            Opening::Nameless => Self::None,
-        }
+        opening.name().map_or(Self::None, Self::Is)
     }
 }
 

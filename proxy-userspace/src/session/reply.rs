@@ -14,6 +14,7 @@ use super::{Arrival, READ_BYTES, Session, reach::Failure};
 use crate::{
     access::{Cause, Refused},
     access_log::{Record, Tag},
+    client_hello::Opening,
     http::{ProxyError, Refusal, Status},
     limits::{LINGER_MAX_BYTES, LINGER_TIMEOUT},
     registry::Tunnel,
@@ -104,8 +105,10 @@ impl Session {
             target,
             upstream,
             user,
+            opening,
             ..
         } = tunnel;
+        let sni = opening.as_ref().and_then(Opening::name);
         let detail = match &outcome.ending {
             Ending::Integrity(what) | Ending::Failed(what) => {
                 warn!(id, %target, "the tunnel was reset: {what}");
@@ -119,6 +122,7 @@ impl Session {
             client = %self.arrival.client,
             user = user.as_deref(),
             %target,
+            sni,
             %upstream,
             rule,
             engine = %outcome.engine,
