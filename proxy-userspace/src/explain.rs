@@ -50,6 +50,33 @@ pub fn check(settings: &Settings) -> Result<(String, usize), ConfigError> {
     Ok((report, warnings.len()))
 }
 
+/// What a request asks for.
+struct Asked {
+    scheme: Option<String>,
+    target: Authority,
+    url: String,
+}
+
+fn asked(method: &str, url: &str) -> anyhow::Result<Asked> {
+    if method == "CONNECT" {
+        let target = Authority::parse(url.as_bytes())
+            .with_context(|| format!("'{url}' is no target of CONNECT"))?;
+        return Ok(Asked {
+            scheme: None,
+            url: target.to_string(),
+            target,
+        });
+    }
+    let Some(absolute) = AbsoluteTarget::parse(url) else {
+        bail!("'{url}' is no URL; write http://host/path, or CONNECT host:port");
+    };
+    Ok(Asked {
+        scheme: Some(absolute.scheme),
+        target: absolute.authority,
+        url: url.to_owned(),
+    })
+}
+
 /// What would become of a request, and whether it would be served.
 ///
 /// # Errors
@@ -62,22 +89,12 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         .map(|listener| listener.address)
         .collect();
     let listener = config.listen.first();
-    let (method, url) = (arguments.method.as_str(), arguments.target.as_str());
-    let (scheme, target) = if method == "CONNECT" {
-        let target = Authority::parse(url.as_bytes())
-            .with_context(|| format!("'{url}' is no target of CONNECT"))?;
-        (None, target)
-    } else {
-        let Some(absolute) = AbsoluteTarget::parse(url) else {
-            bail!("'{url}' is no URL; write http://host/path, or CONNECT host:port");
-        };
-        (Some(absolute.scheme), absolute.authority)
-    };
-    let url = if method == "CONNECT" {
-        target.to_string()
-    } else {
-        url.to_owned()
-    };
+    let method = arguments.method.as_str();
+    let Asked {
+        scheme,
+        target,
+        url,
+    } = asked(method, &arguments.target)?;
     let claim = match &arguments.user {
         Some(user) => Claim::Verified(user.clone()),
         None => Claim::Nothing,
