@@ -14,6 +14,7 @@ mod access_log;
 mod backpressure;
 mod config;
 mod declined;
+mod dial;
 mod differential;
 mod ends;
 mod integrity;

@@ -1,16 +1,22 @@
-//! Connecting to a target: the permitted addresses in turn.
+//! Connecting to a target: the permitted addresses race, as RFC 8305 has it.
 //!
 //! The address that was judged is the address that is dialled; a name is resolved once, by whoever
-//! judges.
+//! judges. The next address is tried when one has failed, or has kept us waiting for
+//! [`CONNECTION_ATTEMPT_DELAY`]; the first that answers wins, and the others are given up.
 
 use std::{
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
+    task::Poll,
+    time::Duration,
 };
 
 use tokio::{
     net::{TcpSocket, TcpStream},
-    time::{Instant, timeout_at},
+    select,
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::listen::prepare;
@@ -30,8 +36,18 @@ pub struct Dialled {
 pub struct DialError {
     /// What the client is told.
     pub refusal: Refusal,
-    /// The address that was tried last.
+    /// The address that it is about.
     pub tried: SocketAddr,
+}
+
+impl DialError {
+    /// Whether this one is worth telling rather than the other: a host without IPv6 has no way to any IPv6
+    /// address, and nobody wants to hear of it.
+    fn says_more_than(&self, other: &Self) -> bool {
+        let is_unroutable =
+            |error: &Self| error.refusal.error() == ProxyError::DestinationIpUnroutable;
+        is_unroutable(other) && !is_unroutable(self)
+    }
 }
 
 /// An address to try.
@@ -43,32 +59,105 @@ pub struct Route {
     pub source: Option<IpAddr>,
 }
 
-/// Connects to the first of the addresses that answers; none if there is none.
+/// How long an address has a lead over the next (RFC 8305 section 5).
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How many addresses are tried at a time: each takes a descriptor, and a name may have hundreds.
+const RACERS: usize = 3;
+
+/// Connects to the first of the addresses that answers; without an error if there is none.
 pub async fn dial(routes: &[Route], deadline: Instant) -> Result<Dialled, Option<DialError>> {
-    let mut left = u32::try_from(routes.len()).unwrap_or(u32::MAX);
-    let mut last = None;
-    for (index, &route) in routes.iter().enumerate() {
-        // A silent address may use up its share of the time, not that of the next one.
-        let now = Instant::now();
-        let share = deadline.saturating_duration_since(now) / left.max(1);
-        left -= 1;
-        let address = route.target;
-        match timeout_at(now + share, connect(route)).await {
-            Ok(Ok(stream)) => match finish(&stream, address) {
-                Ok(()) => return Ok(Dialled { stream, index }),
-                Err(error) => last = Some(error),
-            },
-            Ok(Err(error)) => last = Some(connect_error(route, &error)),
-            Err(_elapsed) => {
-                last = Some(failed(
-                    ProxyError::ConnectionTimeout,
-                    format!("{address} did not answer in time"),
-                    address,
-                ));
+    let mut waiting = order(routes).into_iter();
+    let mut racing = Vec::new();
+    let mut error: Option<DialError> = None;
+    loop {
+        if racing.len() < RACERS
+            && let Some(index) = waiting.next()
+            && let Some(&route) = routes.get(index)
+        {
+            let until = give_up(Instant::now(), deadline, waiting.len() + 1);
+            racing.push((index, Box::pin(attempt(route, until))));
+        }
+        if racing.is_empty() {
+            return Err(error);
+        }
+        let is_next_due = racing.len() < RACERS && waiting.len() > 0;
+        let (position, result) = select! {
+            finished = first(&mut racing) => finished,
+            () = sleep(CONNECTION_ATTEMPT_DELAY), if is_next_due => continue,
+        };
+        let (index, _) = racing.swap_remove(position);
+        match result {
+            Ok(stream) => return Ok(Dialled { stream, index }),
+            Err(next)
+                if error
+                    .as_ref()
+                    .is_none_or(|known| !known.says_more_than(&next)) =>
+            {
+                error = Some(next);
             }
+            Err(_) => {}
         }
     }
-    Err(last)
+}
+
+/// The order in which addresses are tried: the resolver's, but with the other IP version after each
+/// (RFC 8305 section 4), so that one that leads nowhere costs one lead and not many.
+fn order(routes: &[Route]) -> Vec<usize> {
+    let is_v4 = |index: &usize| {
+        routes
+            .get(*index)
+            .is_some_and(|route| route.target.is_ipv4())
+    };
+    let (v4, v6): (Vec<_>, Vec<_>) = (0..routes.len()).partition(is_v4);
+    let (first, second) = if v4.first() < v6.first() && !v4.is_empty() || v6.is_empty() {
+        (v4, v6)
+    } else {
+        (v6, v4)
+    };
+    let mut second = second.into_iter();
+    let mut order = Vec::with_capacity(routes.len());
+    for index in first {
+        order.push(index);
+        order.extend(second.next());
+    }
+    order.extend(second);
+    order
+}
+
+/// When an address is given up: so that all those that are left, itself included, get their turn.
+fn give_up(now: Instant, deadline: Instant, left: usize) -> Instant {
+    let time = deadline.saturating_duration_since(now);
+    let racers = u32::try_from(RACERS).unwrap_or(u32::MAX);
+    let left = u32::try_from(left).unwrap_or(u32::MAX).max(racers);
+    now + time.saturating_mul(racers) / left
+}
+
+/// One address, from the first segment to a socket that is ready for its tunnel.
+async fn attempt(route: Route, until: Instant) -> Result<TcpStream, DialError> {
+    let address = route.target;
+    match timeout_at(until, connect(route)).await {
+        Ok(Ok(stream)) => finish(&stream, address).map(|()| stream),
+        Ok(Err(error)) => Err(connect_error(route, &error)),
+        Err(_elapsed) => Err(failed(
+            ProxyError::ConnectionTimeout,
+            format!("{address} did not answer in time"),
+            address,
+        )),
+    }
+}
+
+/// Waits for the first of the attempts that comes to an end.
+async fn first<F: Future + Unpin>(racing: &mut [(usize, F)]) -> (usize, F::Output) {
+    poll_fn(|context| {
+        for (position, (_, attempt)) in racing.iter_mut().enumerate() {
+            if let Poll::Ready(result) = Pin::new(attempt).poll(context) {
+                return Poll::Ready((position, result));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 async fn connect(route: Route) -> io::Result<TcpStream> {
@@ -161,4 +250,66 @@ fn connect_error(route: Route, error: &io::Error) -> DialError {
         },
     };
     failed(kind, reason, address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(targets: &[&str]) -> Vec<Route> {
+        let route = |target: &&str| Route {
+            target: target.parse().unwrap(),
+            source: None,
+        };
+        targets.iter().map(route).collect()
+    }
+
+    #[test]
+    fn the_versions_take_turns_and_the_first_stays_first() {
+        const V4: &str = "192.0.2.1:443";
+        const V6: &str = "[2001:db8::1]:443";
+        for (targets, expected) in [
+            (&[][..], &[][..]),
+            (&[V4], &[0]),
+            (&[V6, V6, V4, V4], &[0, 2, 1, 3]),
+            (&[V4, V6, V6, V6], &[0, 1, 2, 3]),
+            (&[V4, V4, V4, V6], &[0, 3, 1, 2]),
+            (&[V6, V6], &[0, 1]),
+        ] {
+            assert_eq!(order(&routes(targets)), expected, "{targets:?}");
+        }
+    }
+
+    #[test]
+    fn every_address_gets_its_turn() {
+        let now = Instant::now();
+        let deadline = now + Duration::from_secs(30);
+        for (left, seconds) in [(1, 30), (3, 30), (6, 15), (90, 1)] {
+            let until = give_up(now, deadline, left);
+            assert_eq!(until, now + Duration::from_secs(seconds), "{left}");
+        }
+        assert_eq!(give_up(deadline, now, 5), deadline);
+    }
+
+    #[tokio::test]
+    async fn the_first_that_answers_wins() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        // Nobody listens on a port that was just given back.
+        let shut = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let targets = [shut.local_addr().unwrap(), open];
+        drop(shut);
+        let routes = targets.map(|target| Route {
+            target,
+            source: None,
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let dialled = dial(&routes, deadline).await.unwrap();
+        assert_eq!(dialled.index, 1);
+        assert_eq!(dialled.stream.peer_addr().unwrap(), open);
+        drop(listener);
+        let error = dial(&routes, deadline).await.unwrap_err().unwrap();
+        assert_eq!(error.refusal.error(), ProxyError::ConnectionRefused);
+        assert!(dial(&[], deadline).await.unwrap_err().is_none());
+    }
 }
