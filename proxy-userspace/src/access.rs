@@ -21,7 +21,7 @@ use crate::{
     auth::{Authenticator, Credentials},
     authority::{Authority, Host, HostName},
     config::Live,
-    http::{ProxyError, Refusal},
+    http::{ProxyError, RETRY_AFTER, Refusal},
     net::listen::is_local,
     policy::{Decision, Facts, Moment, Need, ServerName, Step, User, Verdict},
 };
@@ -199,6 +199,7 @@ impl Access<'_> {
                 Need::ServerName => return Ok(Outcome::NeedsServerName),
                 Need::User => {
                     let user = self.authenticate(request.claim).await;
+                    let user = user.map_err(|refusal| known.failed(refusal))?;
                     known.user = user.map_or(Identity::Nobody, Identity::User);
                 }
                 Need::ReverseName => known.reverse_name = Some(self.name_of(request.target).await),
@@ -328,23 +329,32 @@ impl Access<'_> {
     }
 
     /// Who the client is.
-    async fn authenticate(&self, claim: &Claim) -> Option<Arc<str>> {
+    async fn authenticate(&self, claim: &Claim) -> Result<Option<Arc<str>>, Refusal> {
         let credentials = match claim {
-            Claim::Nothing => return None,
-            Claim::Verified(user) => return Some(user.as_str().into()),
+            Claim::Nothing => return Ok(None),
+            Claim::Verified(user) => return Ok(Some(user.as_str().into())),
             Claim::Credentials(credentials) => credentials,
         };
-        let authenticator = self.live.auth.as_ref()?;
+        let Some(authenticator) = &self.live.auth else {
+            return Ok(None);
+        };
         let is_right = authenticator.remembers(credentials, std::time::Instant::now())
-            || self.verify(authenticator, credentials).await;
-        is_right.then(|| credentials.user().into())
+            || self.verify(authenticator, credentials).await?;
+        Ok(is_right.then(|| credentials.user().into()))
     }
 
     /// Takes long by design, so not many at a time, and not where tunnels are served.
-    async fn verify(&self, authenticator: &Arc<Authenticator>, credentials: &Credentials) -> bool {
+    async fn verify(
+        &self,
+        authenticator: &Arc<Authenticator>,
+        credentials: &Credentials,
+    ) -> Result<bool, Refusal> {
         let checks = Arc::clone(self.checks).acquire_owned();
         let Ok(Ok(turn)) = timeout_at(self.deadline, checks).await else {
-            return false;
+            // Not a 407: the password may be right, and whoever typed it is not to be asked again.
+            let reason = "too many passwords wait to be checked; try again later".to_owned();
+            return Err(Refusal::new(ProxyError::ConnectionLimitReached, reason)
+                .with_retry_after(RETRY_AFTER));
         };
         let (authenticator, credentials) = (Arc::clone(authenticator), credentials.clone());
         let check = spawn_blocking(move || {
@@ -352,7 +362,7 @@ impl Access<'_> {
             drop(turn);
             is_right
         });
-        check.await.unwrap_or(false)
+        Ok(check.await.unwrap_or(false))
     }
 
     /// The addresses of a host.

@@ -315,6 +315,47 @@ fn users_are_asked_for_their_password() {
     }
 }
 
+/// Nobody is told that a password is wrong which nobody has looked at.
+#[test]
+fn while_too_many_passwords_wait_a_client_is_told_when_to_try_again() {
+    require_root_or_skip!();
+    let lab = Lab::new();
+    // Each takes a while.
+    let slow = USERS.replace("$2y$05$", "$2y$11$");
+    lab.scratch().write("users", slow);
+    let _daemon = daemon(
+        &lab,
+        "auth.htpasswd = \"users\"\ntimeouts.connect = \"100ms\"\n\
+         [[rule]]\naction = \"deny\"\nnot.user = [\"*\"]\n",
+    );
+    let target = "10.77.2.1:443";
+    // anna:wrong
+    let request = format!(
+        "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\
+         Proxy-Authorization: Basic YW5uYTp3cm9uZw==\r\n\r\n"
+    );
+    let replies: Vec<Reply> = thread::scope(|scope| {
+        let ask = || client(&lab).exchange("wrong", request.as_bytes());
+        let asked: Vec<_> = (0..30).map(|_| scope.spawn(ask)).collect();
+        asked
+            .into_iter()
+            .map(|reply| reply.join().unwrap())
+            .collect()
+    });
+    let with = |status| replies.iter().filter(move |reply| reply.status == status);
+    assert_eq!(with(407).count() + with(503).count(), 30, "{replies:?}");
+    assert!(
+        with(407).count() > 0 && with(503).count() > 0,
+        "{replies:?}"
+    );
+    for reply in with(503) {
+        reply
+            .check_refusal(503, "connection_limit_reached")
+            .unwrap();
+        assert!(reply.header("retry-after").is_some(), "{reply:?}");
+    }
+}
+
 #[test]
 fn over_a_limit_a_client_is_told_when_to_try_again() {
     require_root_or_skip!();
