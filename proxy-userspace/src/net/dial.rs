@@ -2,7 +2,7 @@
 //!
 //! The address that was judged is the address that is dialled; a name is resolved once, by whoever
 //! judges. The next address is tried when one has failed, or has kept us waiting for
-//! [`CONNECTION_ATTEMPT_DELAY`]; the first that answers wins, and the others are given up.
+//! a quarter of a second; the first that answers wins, and the others are given up.
 
 use std::{
     future::poll_fn,
