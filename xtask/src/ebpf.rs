@@ -17,7 +17,9 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 
 use self::build::Variant;
-use crate::{cmd, privilege::Privilege, repo, report::Report, run, setup::HINT as SETUP, tools};
+use crate::{
+    cmd, privilege::Privilege, repo, report::Report, run, setup::HINT as SETUP, test::PROXY, tools,
+};
 
 pub(crate) use verify::verify;
 
@@ -97,7 +99,8 @@ pub(crate) fn check_logging(report: &mut Report) {
         return report.skip(name, missing.to_string());
     }
     report.attempt(name, || {
-        let proxy = run::logging(&["build", "--package", "underpass"])?;
+        // Where its dependencies are built already; who builds on will have to link again.
+        let proxy = run::logging(&PROXY, &repo::target_dir())?;
         let mut doctor = privilege.command(&proxy, &[("RUST_LOG", "info".into())])?;
         let output = doctor.arg("doctor").output().context("cannot ask doctor")?;
         let [report, log] = [output.stdout, output.stderr]

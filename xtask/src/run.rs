@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -34,7 +34,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         build.push("--release");
     }
     let binary = if args.program_log {
-        logging(&build)?
+        // Beside the plain build each would throw away the other's work.
+        logging(&build, &repo::target_dir().join("program-log"))?
     } else {
         ebpf::refresh()?;
         artifact::build(&build, "underpass")?
@@ -60,18 +61,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Err(cmd::exec(&mut proxy))
 }
 
-/// Builds the proxy with the object that logs, in a directory of its own: beside the plain build each
-/// would throw away the other's work.
-pub(crate) fn logging(build: &[&str]) -> Result<PathBuf> {
+/// Builds the proxy with the object that logs, below `target`.
+pub(crate) fn logging(build: &[&str], target: &Path) -> Result<PathBuf> {
     let object = ebpf::build_logging()?;
-    let target = repo::target_dir().join("program-log");
     let features = ["--features", "program-log"];
     artifact::build_with(
         &[build, features.as_slice()].concat(),
         "underpass",
         &[
             ("UNDERPASS_BPF_OBJECT", &object),
-            ("CARGO_TARGET_DIR", &target),
+            ("CARGO_TARGET_DIR", target),
         ],
     )
 }

@@ -20,7 +20,7 @@ use crate::{
 const SKIP_MARK: &str = "skipped: ";
 
 /// What makes the proxy that the suites run.
-pub(crate) const PROXY: [&str; 5] = ["build", "--profile", "checked", "--package", "underpass"];
+pub(crate) const PROXY: [&str; 3] = ["build", "--package", "underpass"];
 
 /// What makes the end-to-end test binary.
 pub(crate) const SUITES: [&str; 6] = [
