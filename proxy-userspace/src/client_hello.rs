@@ -13,11 +13,9 @@ use std::fmt;
 pub const MAX_MESSAGE: usize = 32 * 1024;
 
 const HANDSHAKE_RECORD: u8 = 22;
-const RECORD_HEADER: usize = 5;
 /// Of the payload of a record (RFC 8446 section 5.1).
 const MAX_RECORD: usize = 1 << 14;
 const CLIENT_HELLO: u8 = 1;
-const MESSAGE_HEADER: usize = 4;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 
@@ -66,10 +64,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<Opening>, Malformed> {
     }
     let mut message = Vec::new();
     let mut rest = bytes;
-    while let Some((header, behind)) = rest.split_at_checked(RECORD_HEADER) {
-        let &[kind, major, _, high, low] = header else {
-            break;
-        };
+    while let Some((&[kind, major, _, high, low], behind)) = rest.split_first_chunk() {
         if (kind, major) != (HANDSHAKE_RECORD, 3) {
             return Err(Malformed("another record within"));
         }
@@ -89,16 +84,12 @@ pub fn read(bytes: &[u8]) -> Result<Option<Opening>, Malformed> {
 
 /// The body of the message, once it is whole.
 fn body(message: &[u8]) -> Result<Option<&[u8]>, Malformed> {
-    let Some((&[kind, high, middle, low], rest)) = message.split_first_chunk::<MESSAGE_HEADER>()
-    else {
-        return match message.first() {
-            Some(&kind) if kind != CLIENT_HELLO => Err(Malformed("another message")),
-            _ => Ok(None),
-        };
-    };
-    if kind != CLIENT_HELLO {
+    if message.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
         return Err(Malformed("another message"));
     }
+    let Some((&[_, high, middle, low], rest)) = message.split_first_chunk() else {
+        return Ok(None);
+    };
     let length = u32::from_be_bytes([0, high, middle, low]) as usize;
     if length > MAX_MESSAGE {
         return Err(Malformed("too long"));

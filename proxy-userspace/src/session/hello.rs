@@ -1,6 +1,6 @@
 //! Rules on the name in a ClientHello: to hear it, the client is told that its tunnel is open before it is.
 
-use std::{io, time::Instant};
+use std::io;
 
 use tokio::{net::TcpStream, time::timeout};
 
@@ -56,9 +56,9 @@ impl Start {
     }
 }
 
-/// Why it is not known what the client wants.
+/// How waiting for it ended, other than with an opening.
 #[derive(Debug)]
-pub(super) enum Unheard {
+pub(super) enum NoOpening {
     /// It went away.
     Left,
     /// It says nothing that could be judged.
@@ -73,9 +73,8 @@ impl Session {
         &self,
         stream: &TcpStream,
         start: &mut Start,
-    ) -> Result<Opening, Unheard> {
+    ) -> Result<Opening, NoOpening> {
         let patience = self.live().hello_timeout;
-        let begin = Instant::now();
         let listen = async {
             loop {
                 if let Some(opening) =
@@ -87,26 +86,25 @@ impl Session {
                     start.is_answered = true;
                     write_all(stream, CONNECTION_ESTABLISHED)
                         .await
-                        .map_err(|_| Unheard::Left)?;
+                        .map_err(|_| NoOpening::Left)?;
                 }
                 match read_some(stream, &mut start.early_data).await {
                     Ok(0) if start.early_data.is_empty() => return Ok(Opening::Nameless),
                     Ok(0) => return Err(unclear(&"half a ClientHello")),
                     Ok(_) => {}
-                    Err(_) => return Err(Unheard::Left),
+                    Err(_) => return Err(NoOpening::Left),
                 }
             }
         };
-        timeout(patience, listen).await.unwrap_or_else(|_elapsed| {
-            let waited = begin.elapsed().as_millis();
-            Err(unclear(&format!("no ClientHello within {waited} ms")))
-        })
+        timeout(patience, listen)
+            .await
+            .unwrap_or_else(|_elapsed| Err(unclear(&format!("no ClientHello within {patience:?}"))))
     }
 }
 
-fn unclear(what: &dyn std::fmt::Display) -> Unheard {
+fn unclear(what: &dyn std::fmt::Display) -> NoOpening {
     let reason = format!("the rules ask for the name in the ClientHello, and there was {what}");
-    Unheard::Unclear(Refusal::new(ProxyError::HttpRequestDenied, reason))
+    NoOpening::Unclear(Refusal::new(ProxyError::HttpRequestDenied, reason))
 }
 
 async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {

@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::{
     Admission, Arrival, Joint, Request, Session,
-    hello::{Start, Unheard},
+    hello::{NoOpening, Start},
     reply::Entry,
 };
 use crate::{
@@ -193,8 +193,8 @@ impl Session {
         let opening = match outcome {
             Ok(Outcome::NeedsServerName) => {
                 Some(self.opening(stream, start).await.map_err(|why| match why {
-                    Unheard::Left => Failure::Left,
-                    Unheard::Unclear(refusal) => Failure::Refused(known.unclear(refusal)),
+                    NoOpening::Left => Failure::Left,
+                    NoOpening::Unclear(refusal) => Failure::Refused(known.unclear(refusal)),
                 })?)
             }
             _ => None,
