@@ -88,14 +88,14 @@ fn fuzz(targets: &[String], secs: u64) -> Result<()> {
         let child = run
             .spawn()
             .with_context(|| format!("cannot start {target}"))?;
-        running.push((target, run, child, log));
+        running.push((target, child, log));
     }
     let mut failed = Vec::new();
-    for (target, run, mut child, log) in running {
-        let said = child.wait().map(|status| cmd::check(&run, status));
+    for (target, mut child, log) in running {
+        let is_clean = child.wait().is_ok_and(|status| status.success());
         let text = fs::read_to_string(log).unwrap_or_default();
         let last = |count| text.lines().rev().take(count).collect::<Vec<_>>();
-        if let Ok(Ok(())) = said {
+        if is_clean {
             let done = last(20)
                 .into_iter()
                 .find(|line| line.starts_with("Done "))
@@ -160,7 +160,7 @@ fn targets() -> Result<Vec<String>> {
 }
 
 fn output() -> PathBuf {
-    repo::root().join("target/fuzz")
+    repo::target_dir().join("fuzz")
 }
 
 fn directory() -> PathBuf {
