@@ -11,6 +11,7 @@
 )]
 
 mod access_log;
+mod auth;
 mod backpressure;
 mod config;
 mod declined;

@@ -29,6 +29,22 @@ pub(crate) fn origin_on(lab: &Lab, address: IpAddr, port: u16) -> Origin {
     Origin::bind_with(&lab.origin, address, listen)
 }
 
+/// Clients and origins of the lab; rules come behind.
+pub(crate) const OPEN: &str = r#"
+listen = ["10.77.1.2:3128", "[fd77:1::2]:3128"]
+allow_client = ["10.77.1.0/24", "fd77:1::/64"]
+allow_destination = ["10.77.2.0/24", "fd77:2::/64"]
+allow_port = ["1-65535"]
+"#;
+
+/// A daemon with these settings behind those of the lab.
+pub(crate) fn configured(lab: &Lab, text: &str) -> Daemon {
+    Setup::bare(&lab.proxy)
+        .config(lab, &format!("{OPEN}\n{text}"))
+        .listeners(2)
+        .start()
+}
+
 /// Fails with all that is wrong, if anything is.
 pub(crate) fn expect_nothing_wrong(wrong: &[String]) {
     assert!(

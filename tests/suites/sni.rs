@@ -24,24 +24,14 @@ use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::ServerName,
 };
 
-use crate::scene::{Scene, client, for_every_engine, origin_on};
-
-const OPEN: &str = r#"
-listen = ["10.77.1.2:3128"]
-allow_client = ["10.77.1.0/24"]
-allow_destination = ["10.77.2.0/24"]
-allow_port = ["1-65535"]
-timeouts.client_hello = "700ms"
-"#;
+use crate::scene::{OPEN, Scene, client, configured, for_every_engine, origin_on};
 
 const NO_BAD: &str = "[[rule]]\nname = \"no-bad\"\naction = \"deny\"\nsni = [\".bad.test\"]\n";
 
 const TARGET: &str = "10.77.2.1:443";
 
 fn daemon(lab: &Lab, rules: &str) -> Daemon {
-    Setup::bare(&lab.proxy)
-        .config(lab, &format!("{OPEN}\n{rules}"))
-        .start()
+    configured(lab, &format!("timeouts.client_hello = \"700ms\"\n{rules}"))
 }
 
 /// What a real client begins with that wants to talk to this server.
@@ -185,7 +175,10 @@ fn what_is_no_hello_is_not_taken_for_one() {
         "{lines:#?}"
     );
     let said = daemon.stderr_lines().join("\n");
-    assert!(said.contains("there was no ClientHello within 7"), "{said}");
+    assert!(
+        said.contains("there was no ClientHello within 700ms"),
+        "{said}"
+    );
 
     // What is no TLS has no name.
     let origin = origin_on(&lab, Family::V4.origin(), 443);
@@ -279,7 +272,10 @@ fn a_tunnel_is_judged_again_by_the_name_that_was_heard() {
         .unwrap();
     };
     write("other.test");
-    let daemon = Setup::bare(&lab.proxy).option("--config", &path).start();
+    let daemon = Setup::bare(&lab.proxy)
+        .option("--config", &path)
+        .listeners(2)
+        .start();
     let origin = origin_on(&lab, Family::V4.origin(), 443);
     let open = |name: &str| {
         let hello = client_hello(name);
