@@ -4,14 +4,12 @@
 //! A live request and `underpass explain` go the same way through here.
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    net::lookup_host,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
     time::{Instant, timeout_at},
@@ -21,6 +19,7 @@ use crate::{
     auth::{Authenticator, Credentials},
     authority::{Authority, Host, HostName},
     config::Live,
+    dns::LookupError,
     http::{ProxyError, RETRY_AFTER, Refusal},
     net::listen::is_local,
     policy::{Decision, Facts, Moment, Need, ServerName, Step, User, Verdict},
@@ -143,7 +142,7 @@ pub struct Access<'a> {
     /// How many passwords are checked at a time.
     pub checks: &'a Arc<Semaphore>,
     /// Held until the resolver has answered, also if nobody waits for it any more: a name that is
-    /// being resolved takes a thread, and a descriptor or two.
+    /// being resolved takes a descriptor or two.
     pub room: &'a Arc<OwnedSemaphorePermit>,
 }
 
@@ -372,22 +371,17 @@ impl Access<'_> {
             Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
             Host::Name(name) => name,
         };
-        let lookup = tokio::spawn({
-            let (name, room) = (name.as_str().to_owned(), Arc::clone(self.room));
-            async move {
-                let addresses = lookup_host((name, port)).await.map(unique);
-                drop(room);
-                addresses
-            }
-        });
+        let lookup = self
+            .live
+            .resolver
+            .addresses(name.as_str(), Arc::clone(self.room));
         match timeout_at(self.deadline, lookup).await {
-            Ok(Ok(Ok(addresses))) => Ok(addresses),
-            Ok(Ok(Err(error))) => Err(dns_error(name, &error)),
-            Ok(Err(error)) => Err(dns_error(name, &io::Error::other(error))),
-            Err(_elapsed) => Err(Refusal::new(
-                ProxyError::DnsTimeout,
-                format!("resolving {} took too long", name.as_str()),
-            )),
+            Ok(Ok(addresses)) => Ok(addresses
+                .into_iter()
+                .map(|ip| SocketAddr::new(ip, port))
+                .collect()),
+            Ok(Err(error)) => Err(dns_error(name, &error)),
+            Err(_elapsed) => Err(dns_error(name, &LookupError::Timeout)),
         }
     }
 
@@ -396,16 +390,10 @@ impl Access<'_> {
         let Host::Ip(address) = *target.host() else {
             return NO_NAME.to_owned();
         };
-        let room = Arc::clone(self.room);
-        let lookup = spawn_blocking(move || {
-            let name = dns_lookup::lookup_addr(&address);
-            drop(room);
-            name
-        });
+        let lookup = self.live.resolver.name(address, Arc::clone(self.room));
         match timeout_at(self.deadline, lookup).await {
-            // Without a name the system gives the address back.
-            Ok(Ok(Ok(name))) if name.parse::<IpAddr>().is_err() => name.to_ascii_lowercase(),
-            _ => NO_NAME.to_owned(),
+            Ok(Ok(name)) => name,
+            Ok(Err(_)) | Err(_) => NO_NAME.to_owned(),
         }
     }
 
@@ -555,22 +543,17 @@ impl KnownFacts for Permit {
     }
 }
 
-/// Each address once, in order.
-fn unique(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
-    let mut unique = Vec::new();
-    for address in addresses {
-        if !unique.contains(&address) {
-            unique.push(address);
-        }
+fn dns_error(name: &HostName, error: &LookupError) -> Refusal {
+    let kind = match error {
+        LookupError::Timeout => ProxyError::DnsTimeout,
+        _ => ProxyError::DnsError,
+    };
+    let reason = format!("cannot resolve {}: {error}", name.as_str());
+    let refusal = Refusal::new(kind, reason);
+    match error.rcode() {
+        Some(code) => refusal.with_rcode(code),
+        None => refusal,
     }
-    unique
-}
-
-fn dns_error(name: &HostName, error: &io::Error) -> Refusal {
-    Refusal::new(
-        ProxyError::DnsError,
-        format!("cannot resolve {}: {error}", name.as_str()),
-    )
 }
 
 /// The host's name was resolved to nothing.

@@ -143,6 +143,18 @@ impl Authority {
         Ok(Self { host, port })
     }
 
+    /// The same port of the host in this domain, if its name has no dot and the two make a name.
+    #[must_use]
+    pub fn in_domain(self, domain: &str) -> Self {
+        match &self.host {
+            Host::Name(name) if !name.as_str().contains('.') => {
+                let whole = format!("{}.{domain}:{}", name.as_str(), self.port);
+                Self::parse(whole.as_bytes()).unwrap_or(self)
+            }
+            Host::Name(_) | Host::Ip(_) => self,
+        }
+    }
+
     /// The host.
     #[must_use]
     pub fn host(&self) -> &Host {

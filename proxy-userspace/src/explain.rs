@@ -57,10 +57,11 @@ struct Asked {
     url: String,
 }
 
-fn asked(method: &str, url: &str) -> anyhow::Result<Asked> {
+fn asked(method: &str, url: &str, live: &Live) -> anyhow::Result<Asked> {
     if method == "CONNECT" {
         let target = Authority::parse(url.as_bytes())
             .with_context(|| format!("'{url}' is no target of CONNECT"))?;
+        let target = live.meant(target);
         return Ok(Asked {
             scheme: None,
             url: target.to_string(),
@@ -72,7 +73,7 @@ fn asked(method: &str, url: &str) -> anyhow::Result<Asked> {
     };
     Ok(Asked {
         scheme: Some(absolute.scheme),
-        target: absolute.authority,
+        target: live.meant(absolute.authority),
         url: url.to_owned(),
     })
 }
@@ -94,7 +95,7 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         scheme,
         target,
         url,
-    } = asked(method, &arguments.target)?;
+    } = asked(method, &arguments.target, &config.live)?;
     let claim = match &arguments.user {
         Some(user) => Claim::Verified(user.clone()),
         None => Claim::Nothing,

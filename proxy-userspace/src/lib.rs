@@ -4,7 +4,7 @@
 //!
 //! 1. [`app`] builds everything from a [`config`]; [`server`] accepts clients.
 //! 2. [`session`] drives one client: [`http`] reads its head, [`authority`] its target, [`policy`]
-//!    says whether it may, [`net::dial`] connects.
+//!    says whether it may, [`dns`] finds its addresses, [`net::dial`] connects.
 //! 3. [`relay`] joins the two sockets. Its documentation is the contract between the engines; the
 //!    one that matters is [`relay::sockmap`], over the program in [`kernel::object`].
 //! 4. [`access_log`] and [`diagnostics`] say what happened.
@@ -22,12 +22,14 @@ pub mod authority;
 pub mod client_hello;
 pub mod config;
 pub mod diagnostics;
+pub mod dns;
 pub mod doctor;
 pub mod explain;
 pub mod http;
 pub mod kernel;
 pub mod limits;
 pub mod lines;
+mod look;
 pub mod net;
 pub mod percent;
 pub mod policy;
@@ -37,3 +39,4 @@ pub mod reload;
 pub mod server;
 pub mod session;
 pub mod shaping;
+mod tls;

@@ -7,7 +7,7 @@
 //! Files are looked at once a second instead of being watched by the kernel: that also sees a
 //! `ConfigMap`, which Kubernetes changes by swapping a symbolic link above it, and a file on a network.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::time::sleep;
 use tracing::{error, info, warn};
@@ -16,6 +16,7 @@ use crate::{
     config::{Config, Listener, cli::Settings},
     limits::WATCH_PAUSE,
     lines::Destination,
+    look::{Look, look},
     policy::audit::audit,
     session::Shared,
 };
@@ -35,10 +36,6 @@ pub struct Reloader {
     changed: Option<Vec<Look>>,
 }
 
-/// What tells two states of a file apart: which one it is, links followed, and when it was written. None
-/// if it is not there.
-type Look = Option<(u64, u64, u64, i64, i64)>;
-
 impl Reloader {
     /// Begins with a configuration that was just read with these settings.
     #[must_use]
@@ -49,7 +46,7 @@ impl Reloader {
             access_log: config.access_log.clone(),
             watch: config.watch,
             sources: config.sources.clone(),
-            read: look(&config.sources),
+            read: look_at(&config.sources),
             changed: None,
         }
     }
@@ -61,7 +58,7 @@ impl Reloader {
             if !self.watch {
                 continue;
             }
-            let now = look(&self.sources);
+            let now = look_at(&self.sources);
             if now == self.read {
                 self.changed = None;
             } else if self.changed.as_ref() == Some(&now) {
@@ -75,7 +72,7 @@ impl Reloader {
     /// Reads the configuration, and lets new requests be judged by it.
     pub fn reload(&mut self, shared: &Shared, why: &str) {
         // Whatever comes of it: the same files are not read again until they change again.
-        self.read = look(&self.sources);
+        self.read = look_at(&self.sources);
         self.changed = None;
         let config = match Config::load(&self.settings) {
             Ok(config) => config,
@@ -84,7 +81,7 @@ impl Reloader {
                 // It may be in a file that was not part of the configuration before.
                 let mut blamed = problem.files();
                 blamed.retain(|path| !self.sources.contains(path));
-                self.read.extend(look(&blamed));
+                self.read.extend(look_at(&blamed));
                 self.sources.extend(blamed);
                 let cause = std::error::Error::source(&problem)
                     .map_or(String::new(), |cause| format!(": {cause}"));
@@ -106,9 +103,15 @@ impl Reloader {
         self.watch = config.watch;
         if config.sources != self.sources {
             self.sources = config.sources;
-            self.read = look(&self.sources);
+            self.read = look_at(&self.sources);
         }
-        let live = Arc::new(config.live);
+        let mut live = config.live;
+        // What it has learnt stays known.
+        let before = shared.current.get();
+        if live.resolver.is_like(&before.resolver) {
+            live.resolver = Arc::clone(&before.resolver);
+        }
+        let live = Arc::new(live);
         shared.current.set(Arc::clone(&live));
         shared.registry.note_reload(true);
         info!("{why}: the configuration was read again: {live}");
@@ -121,43 +124,6 @@ impl Reloader {
     }
 }
 
-fn look(sources: &[PathBuf]) -> Vec<Look> {
-    let look = |path: &PathBuf| {
-        let meta = fs::metadata(path).ok()?;
-        Some((
-            meta.dev(),
-            meta.ino(),
-            meta.size(),
-            meta.mtime(),
-            meta.mtime_nsec(),
-        ))
-    };
-    sources.iter().map(look).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_swapped_link_is_a_change() {
-        let directory = std::env::temp_dir().join(format!("underpass-look-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let (one, other, link) = (
-            directory.join("1"),
-            directory.join("2"),
-            directory.join("link"),
-        );
-        fs::write(&one, "a").unwrap();
-        fs::write(&other, "a").unwrap();
-        std::os::unix::fs::symlink(&one, &link).unwrap();
-        let sources = [link.clone()];
-        let before = look(&sources);
-        assert_eq!(before, look(&sources));
-        fs::remove_file(&link).unwrap();
-        assert_eq!(look(&sources), [None]);
-        std::os::unix::fs::symlink(&other, &link).unwrap();
-        assert_ne!(before, look(&sources));
-        fs::remove_dir_all(&directory).unwrap();
-    }
+fn look_at(sources: &[PathBuf]) -> Vec<Look> {
+    sources.iter().map(|path| look(path)).collect()
 }

@@ -307,7 +307,7 @@ impl Session {
                 early_data: received.split_off(head_bytes),
                 is_answered: false,
             },
-            target: request.authority,
+            target: self.live().meant(request.authority),
             claim,
         })
     }
@@ -331,14 +331,15 @@ impl Session {
             && let Admission::Served(room) = &self.arrival.admission
             && let Some(absolute) = AbsoluteTarget::parse(text)
         {
+            let live = self.live();
+            let target = live.meant(absolute.authority);
             let request = access::Request {
                 method: head.method(),
                 scheme: Some(&absolute.scheme),
                 server_name: ServerName::None,
                 url: text,
-                ..self.asked(&stream, &absolute.authority, text, claim)
+                ..self.asked(&stream, &target, text, claim)
             };
-            let live = self.live();
             let deadline = access::deadline(live.connect_timeout);
             if let Err(refused) = self
                 .access(&live, room, deadline)

@@ -37,6 +37,19 @@ impl NameServer {
     ///
     /// When it cannot listen.
     pub fn start(netns: &Netns, addresses: Vec<Ipv4Addr>) -> Self {
+        Self::serve(netns, addresses, false)
+    }
+
+    /// The same, but it says nothing to queries for other types, as some broken ones do.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub fn deaf_to_ipv6(netns: &Netns, addresses: Vec<Ipv4Addr>) -> Self {
+        Self::serve(netns, addresses, true)
+    }
+
+    fn serve(netns: &Netns, addresses: Vec<Ipv4Addr>, is_deaf: bool) -> Self {
         let socket = netns.run_in(|| UdpSocket::bind("127.0.0.1:53").unwrap());
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
@@ -55,7 +68,9 @@ impl NameServer {
                         let number = asked.fetch_add(1, Ordering::Relaxed);
                         *addresses.get(number).or(addresses.last()).unwrap()
                     };
-                    if let Some(answer) = answer(query, pick) {
+                    if let Some(answer) = answer(query, pick)
+                        && (!is_deaf || has_address(&answer))
+                    {
                         socket.send_to(&answer, client).unwrap();
                     }
                 }
@@ -81,6 +96,10 @@ impl Drop for NameServer {
             drop(thread.join());
         }
     }
+}
+
+fn has_address(answer: &[u8]) -> bool {
+    answer.get(6..8) == Some(&[0, 1])
 }
 
 /// The answer to a query with one question: an address for type A, nothing for other types (RFC 1035 section 4).

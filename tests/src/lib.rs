@@ -29,6 +29,7 @@ pub mod netns;
 pub mod ordeal;
 pub mod origin;
 pub mod payload;
+pub mod peer;
 pub mod privilege;
 pub mod record;
 pub mod reply;

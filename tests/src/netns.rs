@@ -103,8 +103,17 @@ impl Netns {
         }
         fs::write(directory.join("hosts"), text).unwrap();
         // Nothing listens there, so a name that is not in the file fails at once.
-        let resolver = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
-        fs::write(directory.join("resolv.conf"), resolver).unwrap();
+        self.set_name_server([127, 0, 0, 1].into());
+    }
+
+    /// Lets programs started by [`Self::command`] ask this name server, in what they do not find otherwise.
+    ///
+    /// # Panics
+    ///
+    /// When the file cannot be written.
+    pub fn set_name_server(&self, address: IpAddr) {
+        let text = format!("nameserver {address}\noptions timeout:1 attempts:1\n");
+        fs::write(self.etc().join("resolv.conf"), text).unwrap();
     }
 
     /// Loses every packet from here to `neighbour`, a host at the other end of `cable`, until the result is dropped.

@@ -24,7 +24,7 @@ use tokio_rustls::{
     rustls::{
         ServerConfig,
         crypto::ring,
-        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     },
 };
 
@@ -86,8 +86,9 @@ impl TlsOrigin {
     /// When it cannot listen there.
     pub fn start(netns: &Netns, addresses: &[SocketAddr], names: &[&str], pages: Pages) -> Self {
         let scratch = Scratch::new();
-        let (authority, config) = certify(names);
-        let authority = scratch.write("authority.pem", authority);
+        let certified = certify(names);
+        let config = server_config(&certified);
+        let authority = scratch.write("authority.pem", certified.authority);
         let listeners = netns.run_in(|| {
             addresses
                 .iter()
@@ -124,8 +125,23 @@ impl Drop for TlsOrigin {
     }
 }
 
-/// A new authority (as PEM) and a server configuration with a certificate from it.
-fn certify(names: &[&str]) -> (String, ServerConfig) {
+/// A certificate with its key, and the authority that they are from, as PEM.
+#[derive(Debug)]
+pub struct Certified {
+    /// The authority's certificate.
+    pub authority: String,
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// A certificate for these names from a new authority.
+///
+/// # Panics
+///
+/// When a name cannot be certified.
+pub fn certify(names: &[&str]) -> Certified {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
@@ -151,15 +167,25 @@ fn certify(names: &[&str]) -> (String, ServerConfig) {
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
 
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    Certified {
+        authority,
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+    }
+}
+
+/// A server that shows the certificate.
+fn server_config(certified: &Certified) -> ServerConfig {
+    let certificate = CertificateDer::from_pem_slice(certified.certificate.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(certified.key.as_bytes()).unwrap();
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
+        .with_single_cert(vec![certificate], key)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    (authority, config)
+    config
 }
 
 fn serve(

@@ -186,12 +186,12 @@ fn refusals_are_logged_with_all_bytes_of_the_reply() {
     );
     assert_eq!(entry(&daemon, &closed).rest(), expected);
 
-    let reply = client.refusal("unknown.test:443");
+    let reply = client.refusal("unknown.invalid:443");
     let expected = format!(
-        "TCP_TUNNEL/502 {} CONNECT unknown.test:443 - HIER_NONE/- text/plain",
+        "TCP_TUNNEL/502 {} CONNECT unknown.invalid:443 - HIER_NONE/- text/plain",
         reply.len()
     );
-    assert_eq!(entry(&daemon, "unknown.test").rest(), expected);
+    assert_eq!(entry(&daemon, "unknown.invalid").rest(), expected);
 
     let reply = client.exchange(
         "plain",

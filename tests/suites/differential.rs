@@ -11,7 +11,6 @@ use std::{
     io::Write as _,
     net::{SocketAddr, TcpStream},
     path::Path,
-    process::{Child, Stdio},
 };
 
 use proxy_tests::{
@@ -19,9 +18,9 @@ use proxy_tests::{
     daemon::Setup,
     deadline::{PATIENCE, wait_for},
     lab::{Family, Lab},
-    netns::Netns,
     origin::{Listen, Origin},
     payload::Random,
+    peer::Peer,
     reply::Reply,
     require_root_or_skip, require_tool_or_skip,
 };
@@ -129,38 +128,6 @@ const REQUESTS: &[Request] = &[
     ("GET", "http://10.77.2.1:22/", None),
     ("GET", "http://www.allowed.test:8443/secret?x=1", ANNA),
 ];
-
-/// A Squid that runs until it is dropped.
-struct Squid(Child);
-
-impl Squid {
-    fn start(netns: &Netns, config: &Path, address: SocketAddr) -> Self {
-        let child = netns
-            .command("squid")
-            .args(["-N", "-f"])
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut squid = Self(child);
-        wait_for("squid listens", 3 * PATIENCE, || {
-            if let Ok(Some(status)) = squid.0.try_wait() {
-                panic!("squid ended with {status}");
-            }
-            netns.run_in(|| TcpStream::connect(address).ok()).map(drop)
-        });
-        squid
-    }
-}
-
-impl Drop for Squid {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
 
 /// Accepts whatever comes to the origin's ports, and closes it.
 fn serve(lab: &Lab) {
@@ -272,7 +239,9 @@ fn squid_decides_the_same() {
         let squid_config = config("squid", SQUID_PORT);
         let our_config = config("ours", OUR_PORT);
         let at = |family: Family, port| SocketAddr::new(family.proxy().ip(), port);
-        let squid = Squid::start(&lab.proxy, &squid_config, at(Family::V4, SQUID_PORT));
+        let mut command = lab.proxy.command("squid");
+        command.args(["-N", "-f"]).arg(&squid_config);
+        let squid = Peer::listening(&lab.proxy, &mut command, at(Family::V4, SQUID_PORT));
         let daemon = Setup::bare(&lab.proxy)
             .option("--squid-conf", &our_config)
             .start();

@@ -17,6 +17,7 @@ mod config;
 mod declined;
 mod dial;
 mod differential;
+mod dns;
 mod ends;
 mod integrity;
 mod kernel_path;

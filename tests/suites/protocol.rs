@@ -99,7 +99,7 @@ fn nothing_behind_a_refused_tunnel_is_interpreted() {
     let refused = [
         ("10.77.1.1:443", 403, "destination_ip_prohibited"),
         (&closed, 502, "connection_refused"),
-        ("unknown.test:443", 502, "dns_error"),
+        ("unknown.invalid:443", 502, "dns_error"),
     ];
     for (target, status, error) in refused {
         let request = format!("{}{second}", connect_head(target));
@@ -404,7 +404,7 @@ fn an_unknown_name_is_a_502() {
     require_root_or_skip!();
     let (lab, _daemon) = lab_with("");
     client(&lab)
-        .refusal("unknown.test:443")
+        .refusal("unknown.invalid:443")
         .check_refusal(502, "dns_error")
         .unwrap();
 }

@@ -99,7 +99,7 @@ fn a_changed_file_and_a_swapped_link_are_noticed() {
         fs::rename(mount.join("..new"), mount.join("..data")).unwrap();
     };
     let rules = "[[rule]]\naction = \"deny\"\nhost = [\"@hosts.txt\"]\n";
-    version("..1", rules, "one.test\n");
+    version("..1", rules, "one.invalid\n");
     for file in ["underpass.toml", "hosts.txt"] {
         symlink(format!("..data/{file}"), mount.join(file)).unwrap();
     }
@@ -107,19 +107,19 @@ fn a_changed_file_and_a_swapped_link_are_noticed() {
     let expect = |target: &str, status: u16| {
         assert_eq!(client(&lab).refusal(target).status, status, "{target}");
     };
-    expect("one.test:443", 403);
-    expect("two.test:443", 502);
-    version("..2", rules, "two.test\n");
+    expect("one.invalid:443", 403);
+    expect("two.invalid:443", 502);
+    version("..2", rules, "two.invalid\n");
     wait_said(&daemon, READ, 1);
-    expect("one.test:443", 502);
-    expect("two.test:443", 403);
+    expect("one.invalid:443", 502);
+    expect("two.invalid:443", 403);
     // A list alone.
-    fs::write(mount.join("..2/hosts.txt"), "three.test\n").unwrap();
+    fs::write(mount.join("..2/hosts.txt"), "three.invalid\n").unwrap();
     wait_said(&daemon, READ, 2);
-    expect("three.test:443", 403);
+    expect("three.invalid:443", 403);
     fs::write(mount.join("..2/hosts.txt"), "no host\n").unwrap();
     wait_said(&daemon, "hosts.txt:1: 'no host' is not a host", 1);
-    expect("three.test:443", 403);
+    expect("three.invalid:443", 403);
 }
 
 /// Of the files that an `include` means, a new one is noticed, and so is one that was mended.
@@ -132,12 +132,12 @@ fn a_new_file_in_an_included_directory_is_noticed() {
     fs::create_dir(&rules).unwrap();
     fs::write(&path, format!("include = [\"rules.d/*.toml\"]\n{OPEN}")).unwrap();
     let daemon = start(&lab, &path);
-    assert_eq!(client(&lab).refusal("one.test:443").status, 502);
+    assert_eq!(client(&lab).refusal("one.invalid:443").status, 502);
     fs::write(rules.join("1.toml"), "[[rule]]\naction = \"den\"\n").unwrap();
     wait_said(&daemon, "rules.d/1.toml:2:10: ", 1);
     fs::write(rules.join("1.toml"), "[[rule]]\naction = \"deny\"\n").unwrap();
     wait_said(&daemon, READ, 1);
-    assert_eq!(client(&lab).refusal("one.test:443").status, 403);
+    assert_eq!(client(&lab).refusal("one.invalid:443").status, 403);
 }
 
 /// Browsers connect in advance; what counts is when they ask.

@@ -216,7 +216,7 @@ fn what_is_wrong_anyway_is_told_first() {
         ("10.77.2.1:81", 403),
         ("10.77.2.1:82", 407),
         ("10.77.9.9:443", 403),
-        ("nowhere.test:443", 502),
+        ("nowhere.invalid:443", 502),
     ] {
         assert_eq!(client(&lab).refusal(target).status, status, "{target}");
     }

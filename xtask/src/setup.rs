@@ -47,10 +47,11 @@ const INSTALL: &str = include_str!("setup/install.sh");
 
 /// Programs that the end-to-end suites run, as a command that succeeds when they are here, and the
 /// Debian package of each.
-const PROGRAMS: [(&str, &[&str], &str); 14] = [
+const PROGRAMS: [(&str, &[&str], &str); 16] = [
     ("busybox", &["true"], "busybox-static"),
     ("cpio", &["--version"], "cpio"),
     ("curl", &["--version"], "curl"),
+    ("dnsmasq", &["--version"], "dnsmasq-base"),
     ("git", &["--version"], "git"),
     ("ip", &["-Version"], "iproute2"),
     ("openssl", &["version"], "openssl"),
@@ -60,6 +61,7 @@ const PROGRAMS: [(&str, &[&str], &str); 14] = [
     ("setpriv", &["--version"], "util-linux"),
     ("squid", &["-v"], "squid"),
     ("strace", &["--version"], "strace"),
+    ("unbound", &["-V"], "unbound"),
     ("wget", &["--version"], "wget"),
     ("xz", &["--version"], "xz-utils"),
 ];

@@ -57,6 +57,19 @@ fn tells_names_from_addresses() {
 }
 
 #[test]
+fn names_without_a_dot_can_be_in_a_domain() {
+    for (target, expected) in [
+        ("intra:443", "intra.corp.test:443"),
+        ("a.b:443", "a.b:443"),
+        ("intra.:443", "intra.:443"),
+        ("[::1]:443", "[::1]:443"),
+    ] {
+        let target = Authority::parse(target.as_bytes()).unwrap();
+        assert_eq!(target.in_domain("corp.test").to_string(), expected);
+    }
+}
+
+#[test]
 fn keeps_the_root_dot_for_the_resolver_and_drops_it_for_comparing() {
     let authority = parse("A.Example.:443").unwrap();
     let Host::Name(name) = authority.host() else {

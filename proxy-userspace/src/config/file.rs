@@ -1,5 +1,6 @@
 //! `underpass.toml` as it is written. Unknown keys are errors, with their place and a suggestion.
 
+mod dns;
 mod listen;
 mod lists;
 mod located;
@@ -10,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    dns::Dns,
     listen::{Listen, NamedListener},
     located::Located,
 };
@@ -88,6 +90,9 @@ pub struct File {
     /// How users prove who they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Located<Auth>>,
+    /// How names are resolved [default: as /etc/resolv.conf says, without its search domains].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Located<Dns>>,
     /// Conditions with a name, for `when` in rules.
     #[serde(rename = "match", skip_serializing_if = "BTreeMap::is_empty")]
     pub matches: BTreeMap<String, Located<Match>>,

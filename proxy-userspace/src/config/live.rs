@@ -18,6 +18,8 @@ use super::{
 };
 use crate::{
     auth::Authenticator,
+    authority::Authority,
+    dns::Resolver,
     http::Strictness,
     limits::MAX_TUNNELS,
     policy::{Dialect, Moment, Policy, PortSet, Term, Test},
@@ -54,6 +56,10 @@ pub struct Live {
     pub realm: String,
     /// Which engine a tunnel is for.
     pub engines: EngineRules,
+    /// Who knows the addresses of names.
+    pub resolver: Arc<Resolver>,
+    /// A domain for names without a dot.
+    pub append_domain: Option<Box<str>>,
     /// Addresses to connect from.
     pub outgoing: Conditional<IpAddr>,
     /// The bandwidth of some tunnels: the first that fits.
@@ -142,6 +148,7 @@ impl Live {
             Some(located) => Some(authenticator(located, sources)?),
         };
         let policy = Policy::new(rules, guard, dialect);
+        let resolver = resolver(file, sources)?;
         let extra = || {
             outgoing
                 .iter()
@@ -193,6 +200,12 @@ impl Live {
                 rules: engine_rules,
                 default: file.engine.unwrap_or_default(),
             },
+            resolver: Arc::new(resolver),
+            append_domain: file
+                .dns
+                .as_ref()
+                .and_then(|dns| dns.value.append_domain.as_ref())
+                .map(|domain| domain.0.0.trim_start_matches('.').into()),
             outgoing,
             shapes,
             enforce_on_live: file.enforce_on_live,
@@ -200,6 +213,15 @@ impl Live {
             needs_time,
             needs_mark,
         })
+    }
+
+    /// The target that a client means, whose name may be within a domain of ours.
+    #[must_use]
+    pub fn meant(&self, target: Authority) -> Authority {
+        match &self.append_domain {
+            Some(domain) => target.in_domain(domain),
+            None => target,
+        }
     }
 
     /// Every engine that a tunnel can be for.
@@ -286,6 +308,16 @@ fn authenticator(
         .map_err(|error| at(format!("{}:{error}", path.display())))?;
     sources.push(path);
     Ok(Arc::new(authenticator))
+}
+
+fn resolver(file: &File, sources: &mut Vec<PathBuf>) -> Result<Resolver, ConfigError> {
+    let default = Located::default();
+    let located = file.dns.as_ref().unwrap_or(&default);
+    let place = place_of(located);
+    let directory = place.file.parent().unwrap_or(Path::new(""));
+    let settings = located.value.settings(directory);
+    sources.extend(settings.ca.clone());
+    Resolver::new(settings).map_err(|message| ConfigError::At { place, message })
 }
 
 fn time_zone(file: &File) -> Result<TimeZone, ConfigError> {

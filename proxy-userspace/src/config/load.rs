@@ -44,6 +44,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
         .for_each(|entry| lines.place(entry));
     file.shape.iter_mut().for_each(|entry| lines.place(entry));
     file.auth.iter_mut().for_each(|entry| lines.place(entry));
+    file.dns.iter_mut().for_each(|entry| lines.place(entry));
     file.time_zone
         .iter_mut()
         .for_each(|entry| lines.place(entry));

@@ -8,6 +8,7 @@
 mod acls;
 mod directives;
 mod lexer;
+mod names;
 mod pools;
 mod settings;
 mod words;

@@ -281,6 +281,11 @@ impl Describe for SocketAddr {
     const DESCRIPTION: &'static str = "an address with a port such as \"127.0.0.1:3128\"";
 }
 
+impl Describe for crate::dns::NameServer {
+    const DESCRIPTION: &'static str = "a name server such as \"10.0.0.53\", \"tcp://10.0.0.53:5353\", \
+        \"tls://192.0.2.1#dns.example\" or \"https://192.0.2.1/dns-query#dns.example\"";
+}
+
 impl Describe for IpAddr {
     const DESCRIPTION: &'static str = "an IP address";
 }

@@ -78,6 +78,8 @@ enum Extra {
     Location(String),
     /// `Retry-After`.
     RetryAfter(Duration),
+    /// The parameter `rcode` of `Proxy-Status`.
+    Rcode(String),
 }
 
 impl ProxyError {
@@ -178,6 +180,13 @@ impl Refusal {
         self
     }
 
+    /// The same refusal, and what the name server has answered (RFC 9209 section 2.3.2).
+    #[must_use]
+    pub fn with_rcode(mut self, code: &str) -> Self {
+        self.extra = Extra::Rcode(code.to_owned());
+        self
+    }
+
     /// The client began a request and did not end its head in time.
     #[must_use]
     pub fn head_timeout() -> Self {
@@ -225,13 +234,17 @@ impl Refusal {
             Extra::Nothing if self.status == Status::METHOD_NOT_ALLOWED => {
                 "Allow: CONNECT\r\n".to_owned()
             }
-            Extra::Nothing => String::new(),
+            Extra::Nothing | Extra::Rcode(_) => String::new(),
             Extra::Realm(realm) => format!(
                 "Proxy-Authenticate: Basic realm=\"{}\", charset=\"UTF-8\"\r\n",
                 structured_string(realm)
             ),
             Extra::Location(location) => format!("Location: {location}\r\n"),
             Extra::RetryAfter(pause) => format!("Retry-After: {}\r\n", pause.as_secs()),
+        };
+        let rcode = match &self.extra {
+            Extra::Rcode(code) => format!(" rcode=\"{}\";", structured_string(code)),
+            _ => String::new(),
         };
         let body = if head_request {
             String::new()
@@ -244,7 +257,7 @@ impl Refusal {
              Connection: close\r\n\
              Content-Type: text/plain; charset=utf-8\r\n\
              Content-Length: {length}\r\n\
-             Proxy-Status: underpass; error={error}; details=\"{details}\"\r\n\
+             Proxy-Status: underpass; error={error};{rcode} details=\"{details}\"\r\n\
              {extra}\
              \r\n\
              {body}",

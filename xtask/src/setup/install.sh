@@ -1,5 +1,5 @@
 # Installs the Debian packages given as arguments; runs as root.
-# A package that brings a service (squid) must not leave it running: the suites start their own.
+# A package that brings a service must not leave it running: the suites start their own.
 set -e
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
@@ -10,7 +10,9 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get install --yes --no-install-recommends "$@"
 for package in "$@"; do
-    if [ "$package" = squid ] && [ -d /run/systemd/system ]; then
-        systemctl disable squid
-    fi
+    case $package in
+    squid | unbound)
+        if [ -d /run/systemd/system ]; then systemctl disable "$package"; fi
+        ;;
+    esac
 done

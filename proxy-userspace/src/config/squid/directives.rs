@@ -1,7 +1,7 @@
 //! Every directive of squid.conf, and what becomes of it.
 
 use super::{
-    Line, pools,
+    Line, names, pools,
     settings::{self, Translation},
 };
 
@@ -61,6 +61,7 @@ const USED: &[(&str, Apply)] = &[
     ("access_log", settings::access_log),
     ("acl", settings::acl),
     ("always_direct", settings::always_direct),
+    ("append_domain", names::append_domain),
     ("auth_param", settings::auth_param),
     ("cache_access_log", settings::access_log),
     (
@@ -74,12 +75,17 @@ const USED: &[(&str, Apply)] = &[
     ("delay_parameters", pools::delay_parameters),
     ("delay_pools", pools::delay_pools),
     ("deny_info", settings::deny_info),
+    ("dns_nameservers", names::dns_nameservers),
+    ("dns_retransmit_interval", names::dns_retransmit_interval),
+    ("dns_v4_first", names::dns_v4_first),
     ("forward_timeout", settings::forward_timeout),
-    ("hosts_file", settings::hosts_file),
+    ("hosts_file", names::hosts_file),
     ("http_access", settings::http_access),
     ("http_port", settings::http_port),
     ("logformat", settings::logformat),
+    ("negative_dns_ttl", names::negative_dns_ttl),
     ("never_direct", settings::never_direct),
+    ("positive_dns_ttl", names::positive_dns_ttl),
     ("read_timeout", settings::read_timeout),
     ("request_timeout", settings::request_timeout),
     ("tcp_outgoing_address", settings::tcp_outgoing_address),
@@ -168,12 +174,10 @@ const IGNORED: &[(&str, &str)] = &[
          windows_ipaddrchangemonitor workers",
     ),
     (
-        "since names are resolved as the system does it",
-        "allow_underscore dns_defnames dns_multicast_local dns_packet_max dns_retransmit_interval \
-         dns_testnames dns_timeout dns_v4_first dns_v4_fallback fqdncache_size \
-         happy_eyeballs_connect_gap happy_eyeballs_connect_limit happy_eyeballs_connect_timeout \
-         ignore_unknown_nameservers ipcache_high ipcache_low ipcache_size negative_dns_ttl \
-         positive_dns_ttl",
+        "since names are resolved in another way",
+        "allow_underscore dns_defnames dns_multicast_local dns_packet_max dns_testnames dns_timeout \
+         dns_v4_fallback fqdncache_size happy_eyeballs_connect_gap happy_eyeballs_connect_limit \
+         happy_eyeballs_connect_timeout ignore_unknown_nameservers ipcache_high ipcache_low ipcache_size",
     ),
     (
         "since it has no effect here",
@@ -192,10 +196,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     (
         "tunnels go straight to their target; parent proxies are to come",
         "cache_peer cache_peer_access cache_peer_domain neighbor_type_domain",
-    ),
-    (
-        "names are resolved as /etc/resolv.conf says; name the servers there",
-        "append_domain dns_nameservers",
     ),
     (
         "there are no helper programs",

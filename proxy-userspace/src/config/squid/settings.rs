@@ -15,7 +15,7 @@ use super::{
         },
         values::{Item, LogTarget, Network, Span, Text, Word},
     },
-    Acls, ConfigError, Line, Reader,
+    Acls, ConfigError, Line, Reader, names,
     pools::Pool,
     words,
 };
@@ -65,6 +65,10 @@ impl<'r> Translation<'r> {
             file: File {
                 compatibility: Compatibility::Squid,
                 timeouts: default_timeouts(),
+                dns: Some(Located::new(
+                    names::defaults(),
+                    super::place(&path.into(), 1),
+                )),
                 ..File::default()
             },
             acls: Acls::default(),
@@ -494,13 +498,6 @@ pub(super) fn never_direct(to: &mut Translation<'_>, line: &Line) -> Result<(), 
             Err("never_direct is not supported: tunnels go straight to their target; parent proxies are to come".to_owned())
         }
         _ => Ok(()),
-    }
-}
-
-pub(super) fn hosts_file(_: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    match texts(line).as_slice() {
-        ["/etc/hosts"] => Ok(()),
-        _ => Err("hosts_file is not supported: names are resolved as the system does it, with /etc/hosts".to_owned()),
     }
 }
 

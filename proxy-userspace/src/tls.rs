@@ -1,0 +1,57 @@
+//! TLS as a client: whom to trust.
+
+use std::{path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+
+/// A client that trusts the authorities in a PEM file, or else those that the system trusts.
+///
+/// # Errors
+/// The file cannot be read, or has no certificate of an authority; or the system has none.
+pub(crate) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    Ok(builder
+        .with_root_certificates(authorities(ca)?)
+        .with_no_client_auth())
+}
+
+fn authorities(ca: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    let Some(path) = ca else {
+        let found = rustls_native_certs::load_native_certs();
+        let (added, _) = store.add_parsable_certificates(found.certs);
+        if added == 0 {
+            return Err(
+                "this system has no certificate authorities; install ca-certificates, or name a file with `ca`"
+                    .to_owned(),
+            );
+        }
+        return Ok(store);
+    };
+    let certificates = certificates(path)?;
+    for certificate in certificates {
+        store
+            .add(certificate)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(store)
+}
+
+/// The certificates of a PEM file; there is at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let text = std::fs::read(path).map_err(|error| wrong(&error))?;
+    let certificates = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| wrong(&error))?;
+    if certificates.is_empty() {
+        return Err(wrong(&"there is no certificate in it"));
+    }
+    Ok(certificates)
+}
