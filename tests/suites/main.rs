@@ -23,6 +23,7 @@ mod integrity;
 mod kernel_path;
 mod netem;
 mod operation;
+mod outgoing;
 mod peers;
 mod policy;
 mod protocol;

@@ -16,7 +16,8 @@ pub use self::{
     located::Located,
 };
 use super::values::{
-    Chance, HostPattern, Item, LogTarget, MarkText, Network, Pattern, Rate, Size, Span, Text, Word,
+    Chance, Dscp, HostPattern, Item, LogTarget, MarkText, Network, Pattern, Rate, Size, Span, Text,
+    Word,
 };
 use crate::{
     policy::{PortRange, Window},
@@ -102,7 +103,7 @@ pub struct File {
     /// Other engines for some targets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub engine_rule: Vec<EngineRule>,
-    /// Addresses to connect from: the first entry of the target's IP version that fits.
+    /// How to connect: from where, and marked as what.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outgoing: Vec<Located<Outgoing>>,
     /// Token buckets that `shape` refers to.
@@ -142,6 +143,8 @@ pub struct Timeouts {
     pub head: Span,
     /// Resolving and connecting, together.
     pub connect: Span,
+    /// Connecting to one address; then the next one is tried.
+    pub connect_attempt: Span,
     /// The first bytes of a tunnel, where rules ask for `sni`.
     pub client_hello: Span,
     /// A tunnel without a byte in either direction.
@@ -158,6 +161,7 @@ impl Default for Timeouts {
         Self {
             head: Span(Duration::from_secs(30)),
             connect: Span(Duration::from_secs(30)),
+            connect_attempt: Span(Duration::from_secs(10)),
             client_hello: Span(Duration::from_secs(5)),
             idle: Span(Duration::from_secs(15 * 60)),
             half_closed: Span(Duration::from_secs(5 * 60)),
@@ -410,12 +414,45 @@ with_conditions! {
 }
 
 with_conditions! {
-    /// An address to connect from.
+    /// How to connect. Each setting is taken from the first entry that fits and has it.
     pub struct Outgoing {
-        /// The address.
+        /// The address to connect from; an entry with one does not fit targets of the other IP version.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub address: Option<Text<std::net::IpAddr>>,
+        /// The interface to leave by.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub interface: Option<Text<Word>>,
+        /// The firewall's mark; takes `CAP_NET_ADMIN`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub set_mark: Option<u32>,
+        /// The class of service in the IP header, from 0 to 63.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub dscp: Option<Dscp>,
+        /// Probes on a quiet connection [default: after 60s, every 15s, 4 of them].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub keepalive: Option<Keepalive>,
+        /// How long the other end may leave bytes unacknowledged [default: as the kernel has it].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub user_timeout: Option<Span>,
+        /// Congestion control, such as "bbr" [default: as the kernel has it].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub congestion: Option<Text<Word>>,
     }
+}
+
+/// Probes on a connection that is quiet. What is absent has its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keepalive {
+    /// After so long a silence [default: 60s].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Span>,
+    /// So far apart [default: 15s].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Span>,
+    /// So many without an answer end the connection [default: 4].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<std::num::NonZeroU8>,
 }
 
 with_conditions! {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -22,7 +22,8 @@ use crate::{
     dns::Resolver,
     http::Strictness,
     limits::MAX_TUNNELS,
-    policy::{Dialect, Moment, Policy, PortSet, Term, Test},
+    net::outgoing::{Keepalive, Outgoing},
+    policy::{self, Dialect, Facts, Moment, Policy, PortSet, Term, Test},
     relay::{self, rules, rules::EngineRules, selection::EngineChoice},
     shaping::{BucketSpec, Direction},
 };
@@ -40,6 +41,8 @@ pub struct Live {
     pub head_timeout: Duration,
     /// For resolving and connecting to a target.
     pub connect_timeout: Duration,
+    /// For one address of it.
+    pub attempt_timeout: Duration,
     /// For the first bytes of a tunnel, where a rule asks for them.
     pub hello_timeout: Duration,
     /// For a tunnel.
@@ -60,8 +63,8 @@ pub struct Live {
     pub resolver: Arc<Resolver>,
     /// A domain for names without a dot.
     pub append_domain: Option<Box<str>>,
-    /// Addresses to connect from.
-    pub outgoing: Conditional<IpAddr>,
+    /// How to connect.
+    pub outgoing: Conditional<Outgoing>,
     /// The bandwidth of some tunnels: the first that fits.
     pub shapes: Conditional<Vec<Arc<BucketSpec>>>,
     /// Whether tunnels that the rules forbid are closed when the rules change.
@@ -124,7 +127,7 @@ impl Live {
             Compatibility::None => Dialect::Underpass,
             Compatibility::Squid => Dialect::Squid,
         };
-        let place = crate::policy::Place {
+        let place = policy::Place {
             file: path.into(),
             line: 1,
         };
@@ -175,6 +178,7 @@ impl Live {
             },
             head_timeout: file.timeouts.head.0,
             connect_timeout: file.timeouts.connect.0,
+            attempt_timeout: file.timeouts.connect_attempt.0,
             hello_timeout: file.timeouts.client_hello.0,
             limits: relay::Limits {
                 idle: file.timeouts.idle.0,
@@ -236,6 +240,18 @@ impl Live {
         self.grant(rule)
             .and_then(|grant| grant.engine)
             .unwrap_or_else(|| self.engines.choose(target))
+    }
+
+    /// How to connect to an address.
+    #[must_use]
+    pub fn outgoing(&self, target: SocketAddr, facts: &Facts<'_>) -> Outgoing {
+        let mut sum = Outgoing::default();
+        for (terms, outgoing) in &self.outgoing {
+            if policy::hold(terms, facts) {
+                sum.add(outgoing, target);
+            }
+        }
+        sum
     }
 
     /// How long a tunnel that a rule allowed may be quiet.
@@ -333,7 +349,7 @@ fn time_zone(file: &File) -> Result<TimeZone, ConfigError> {
 fn engine_rule<'a>(
     rule: &'a EngineRule,
     compiler: &mut Compiler<'a>,
-    place: &crate::policy::Place,
+    place: &policy::Place,
 ) -> Result<rules::EngineRule, ConfigError> {
     Ok(rules::EngineRule {
         destinations: match &rule.destination {
@@ -372,17 +388,39 @@ fn buckets(buckets: &BTreeMap<String, Bucket>) -> BTreeMap<&str, Arc<BucketSpec>
 fn outgoing<'a>(
     file: &'a File,
     compiler: &mut Compiler<'a>,
-) -> Result<Conditional<IpAddr>, ConfigError> {
+) -> Result<Conditional<Outgoing>, ConfigError> {
     let compile = |located: &'a Located<file::Outgoing>| {
         let place = place_of(located);
-        let Some(address) = &located.value.address else {
+        let entry = &located.value;
+        let default = Keepalive::default();
+        let text = |word: &super::values::Text<super::values::Word>| word.0.0.as_str().into();
+        let span = |span: Option<super::values::Span>, default| span.map_or(default, |span| span.0);
+        let outgoing = Outgoing {
+            source: entry.address.as_ref().map(|address| address.0),
+            interface: entry.interface.as_ref().map(text),
+            mark: entry.set_mark,
+            dscp: entry.dscp.map(|dscp| dscp.0),
+            keepalive: entry.keepalive.as_ref().map(|keepalive| Keepalive {
+                idle: span(keepalive.idle, default.idle),
+                interval: span(keepalive.interval, default.interval),
+                count: keepalive
+                    .count
+                    .map_or(default.count, |count| count.get().into()),
+            }),
+            user_timeout: entry.user_timeout.map(|span| span.0),
+            congestion: entry.congestion.as_ref().map(text),
+        };
+        if outgoing.is_empty() {
             return Err(ConfigError::At {
                 place,
-                message: "the entry has no address to connect from".to_owned(),
+                message:
+                    "the entry sets nothing; write address, interface, set_mark, dscp, keepalive, \
+                          user_timeout or congestion"
+                        .to_owned(),
             });
-        };
-        let terms = compiler.entry(&located.value.conditions(), &place)?;
-        Ok((terms, address.0))
+        }
+        let terms = compiler.entry(&entry.conditions(), &place)?;
+        Ok((terms, outgoing))
     };
     file.outgoing.iter().map(compile).collect()
 }

@@ -455,6 +455,36 @@ impl Serialize for PortRange {
     }
 }
 
+/// A differentiated services code point (RFC 2474), from 0 to 63.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dscp(pub u8);
+
+impl<'de> Deserialize<'de> for Dscp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let point = u8::deserialize(deserializer)?;
+        if point < 64 {
+            return Ok(Self(point));
+        }
+        Err(de::Error::custom("a DSCP is a number from 0 to 63"))
+    }
+}
+
+impl Serialize for Dscp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(self.0)
+    }
+}
+
+impl JsonSchema for Dscp {
+    fn schema_name() -> Cow<'static, str> {
+        "Dscp".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 0, "maximum": 63 })
+    }
+}
+
 /// A share of all requests, from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chance(pub f64);

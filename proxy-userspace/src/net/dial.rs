@@ -4,14 +4,7 @@
 //! judges. The next address is tried when one has failed, or has kept us waiting for
 //! a quarter of a second; the first that answers wins, and the others are given up.
 
-use std::{
-    future::poll_fn,
-    io,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, task::Poll, time::Duration};
 
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -19,7 +12,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::listen::prepare;
+use super::{listen::prepare, outgoing::Outgoing};
 use crate::http::{ProxyError, Refusal};
 
 /// A connection to the target.
@@ -51,12 +44,12 @@ impl DialError {
 }
 
 /// An address to try.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
     /// The address.
     pub target: SocketAddr,
-    /// The address of ours to connect from; the kernel's choice if there is none.
-    pub source: Option<IpAddr>,
+    /// How to get there.
+    pub outgoing: Outgoing,
 }
 
 /// How long an address has a lead over the next (RFC 8305 section 5).
@@ -65,17 +58,26 @@ const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How many addresses are tried at a time: each takes a descriptor, and a name may have hundreds.
 const RACERS: usize = 3;
 
+/// How long dialling may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// When all of it is over.
+    pub deadline: Instant,
+    /// How long one address is waited for at most.
+    pub attempt: Duration,
+}
+
 /// Connects to the first of the addresses that answers; without an error if there is none.
-pub async fn dial(routes: &[Route], deadline: Instant) -> Result<Dialled, Option<DialError>> {
+pub async fn dial(routes: &[Route], patience: Patience) -> Result<Dialled, Option<DialError>> {
     let mut waiting = order(routes).into_iter();
     let mut racing = Vec::new();
     let mut error: Option<DialError> = None;
     loop {
         if racing.len() < RACERS
             && let Some(index) = waiting.next()
-            && let Some(&route) = routes.get(index)
+            && let Some(route) = routes.get(index)
         {
-            let until = give_up(Instant::now(), deadline, waiting.len() + 1);
+            let until = give_up(Instant::now(), patience, waiting.len() + 1);
             racing.push((index, Box::pin(attempt(route, until))));
         }
         if racing.is_empty() {
@@ -126,25 +128,27 @@ fn order(routes: &[Route]) -> Vec<usize> {
 }
 
 /// When an address is given up: so that all those that are left, itself included, get their turn.
-fn give_up(now: Instant, deadline: Instant, left: usize) -> Instant {
-    let time = deadline.saturating_duration_since(now);
+fn give_up(now: Instant, patience: Patience, left: usize) -> Instant {
+    let time = patience.deadline.saturating_duration_since(now);
     let racers = u32::try_from(RACERS).unwrap_or(u32::MAX);
     let left = u32::try_from(left).unwrap_or(u32::MAX).max(racers);
-    now + time.saturating_mul(racers) / left
+    let share = time.saturating_mul(racers) / left;
+    now + share.min(patience.attempt)
 }
 
 /// One address, from the first segment to a socket that is ready for its tunnel.
-async fn attempt(route: Route, until: Instant) -> Result<TcpStream, DialError> {
+async fn attempt(route: &Route, until: Instant) -> Result<TcpStream, DialError> {
     let address = route.target;
-    match timeout_at(until, connect(route)).await {
-        Ok(Ok(stream)) => finish(&stream, address).map(|()| stream),
-        Ok(Err(error)) => Err(connect_error(route, &error)),
-        Err(_elapsed) => Err(failed(
+    let connected = timeout_at(until, connect(route)).await;
+    let stream = connected.unwrap_or_else(|_elapsed| {
+        Err(failed(
             ProxyError::ConnectionTimeout,
             format!("{address} did not answer in time"),
             address,
-        )),
-    }
+        ))
+    })?;
+    finish(&stream, route)?;
+    Ok(stream)
 }
 
 /// Waits for the first of the attempts that comes to an end.
@@ -160,30 +164,28 @@ async fn first<F: Future + Unpin>(racing: &mut [(usize, F)]) -> (usize, F::Outpu
     .await
 }
 
-async fn connect(route: Route) -> io::Result<TcpStream> {
-    let Some(source) = route.source else {
-        return TcpStream::connect(route.target).await;
+async fn connect(route: &Route) -> Result<TcpStream, DialError> {
+    let target = route.target;
+    let new = || match target {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
-    let socket = match route.target {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // The port is chosen when the target is known: one port serves many targets.
-    super::sockopt::bind_address_no_port(&socket)?;
-    socket.bind(SocketAddr::new(source, 0))?;
-    socket.connect(route.target).await
+    let socket = new().map_err(|error| connect_error(target, &error))?;
+    if !route.outgoing.is_empty() {
+        route.outgoing.before(&socket, target).map_err(|unset| {
+            let reason = format!("the proxy cannot {}", unset.0);
+            failed(ProxyError::ProxyInternalError, reason, target)
+        })?;
+    }
+    socket
+        .connect(target)
+        .await
+        .map_err(|error| connect_error(target, &error))
 }
 
-fn finish(stream: &TcpStream, address: SocketAddr) -> Result<(), DialError> {
-    let failed_with = |error: io::Error| {
-        connect_error(
-            Route {
-                target: address,
-                source: None,
-            },
-            &error,
-        )
-    };
+fn finish(stream: &TcpStream, route: &Route) -> Result<(), DialError> {
+    let address = route.target;
+    let failed_with = |error: io::Error| connect_error(address, &error);
     if stream.local_addr().map_err(failed_with)? == stream.peer_addr().map_err(failed_with)? {
         // A port of the ephemeral range that nobody listens on can be answered by our own connect
         // (simultaneous open): the socket is connected to itself.
@@ -193,7 +195,9 @@ fn finish(stream: &TcpStream, address: SocketAddr) -> Result<(), DialError> {
             address,
         ));
     }
-    prepare(stream).map_err(failed_with)
+    prepare(stream)
+        .and_then(|()| route.outgoing.after(stream))
+        .map_err(failed_with)
 }
 
 fn failed(error: ProxyError, reason: String, tried: SocketAddr) -> DialError {
@@ -203,38 +207,28 @@ fn failed(error: ProxyError, reason: String, tried: SocketAddr) -> DialError {
     }
 }
 
-fn connect_error(route: Route, error: &io::Error) -> DialError {
-    let address = route.target;
-    let (kind, reason) = match (error.kind(), route.source) {
-        (io::ErrorKind::AddrNotAvailable, Some(source)) => (
-            ProxyError::ProxyInternalError,
-            format!(
-                "the proxy cannot connect from {source}: this host does not have the address, or no free port on it"
-            ),
-        ),
-        (io::ErrorKind::ConnectionRefused, _) => (
+fn connect_error(address: SocketAddr, error: &io::Error) -> DialError {
+    let (kind, reason) = match error.kind() {
+        io::ErrorKind::ConnectionRefused => (
             ProxyError::ConnectionRefused,
             format!("{address} refused the connection"),
         ),
-        (io::ErrorKind::TimedOut, _) => (
+        io::ErrorKind::TimedOut => (
             ProxyError::ConnectionTimeout,
             format!("{address} did not answer in time"),
         ),
         // Of IPv6 it can also mean that we have no address to connect from.
-        (io::ErrorKind::AddrNotAvailable, None) if address.is_ipv4() => (
+        io::ErrorKind::AddrNotAvailable if address.is_ipv4() => (
             ProxyError::ProxyInternalError,
             format!("the proxy has no free port to connect to {address} from"),
         ),
-        (
-            io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::AddrNotAvailable,
-            _,
-        ) => (
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::AddrNotAvailable => (
             ProxyError::DestinationIpUnroutable,
             format!("no way to {address}: {error}"),
         ),
-        (io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted, _) => (
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => (
             ProxyError::ConnectionTerminated,
             format!("{address} closed the connection at once"),
         ),
@@ -259,7 +253,7 @@ mod tests {
     fn routes(targets: &[&str]) -> Vec<Route> {
         let route = |target: &&str| Route {
             target: target.parse().unwrap(),
-            source: None,
+            outgoing: Outgoing::default(),
         };
         targets.iter().map(route).collect()
     }
@@ -283,12 +277,23 @@ mod tests {
     #[test]
     fn every_address_gets_its_turn() {
         let now = Instant::now();
-        let deadline = now + Duration::from_secs(30);
-        for (left, seconds) in [(1, 30), (3, 30), (6, 15), (90, 1)] {
-            let until = give_up(now, deadline, left);
+        let patience = |attempt| Patience {
+            deadline: now + Duration::from_secs(30),
+            attempt: Duration::from_secs(attempt),
+        };
+        for (attempt, left, seconds) in [
+            (60, 1, 30),
+            (60, 3, 30),
+            (60, 6, 15),
+            (60, 90, 1),
+            (10, 1, 10),
+            (10, 90, 1),
+        ] {
+            let until = give_up(now, patience(attempt), left);
             assert_eq!(until, now + Duration::from_secs(seconds), "{left}");
         }
-        assert_eq!(give_up(deadline, now, 5), deadline);
+        let late = patience(1).deadline;
+        assert_eq!(give_up(late, patience(1), 5), late);
     }
 
     #[tokio::test]
@@ -301,15 +306,18 @@ mod tests {
         drop(shut);
         let routes = targets.map(|target| Route {
             target,
-            source: None,
+            outgoing: Outgoing::default(),
         });
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let dialled = dial(&routes, deadline).await.unwrap();
+        let patience = Patience {
+            deadline: Instant::now() + Duration::from_secs(20),
+            attempt: Duration::from_secs(10),
+        };
+        let dialled = dial(&routes, patience).await.unwrap();
         assert_eq!(dialled.index, 1);
         assert_eq!(dialled.stream.peer_addr().unwrap(), open);
         drop(listener);
-        let error = dial(&routes, deadline).await.unwrap_err().unwrap();
+        let error = dial(&routes, patience).await.unwrap_err().unwrap();
         assert_eq!(error.refusal.error(), ProxyError::ConnectionRefused);
-        assert!(dial(&[], deadline).await.unwrap_err().is_none());
+        assert!(dial(&[], patience).await.unwrap_err().is_none());
     }
 }

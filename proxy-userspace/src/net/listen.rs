@@ -9,6 +9,8 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 
+use super::outgoing::Keepalive;
+
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -61,8 +63,7 @@ pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
     // An urgent byte is a byte of the stream to us: skipping it would upset the byte counts, and a
     // tunnel has no way to say "urgent" anyway.
     socket.set_out_of_band_inline(true)?;
-    // A peer that vanished without a word is noticed within about two minutes.
-    socket.set_tcp_keepalive(&super::keepalive())
+    socket.set_tcp_keepalive(&Keepalive::default().options())
 }
 
 /// The client's address as policy and log see it: IPv4 clients of an IPv6 socket are IPv4 clients.

@@ -21,10 +21,10 @@ use crate::{
     config::{Live, Quotas},
     http::Refusal,
     net::{
-        dial::{Dialled, Route, dial},
+        dial::{Dialled, Patience, Route, dial},
         listen::canonical,
     },
-    policy::{self, Facts, ServerName},
+    policy::{self, ServerName},
     registry::{Applicant, Counted, Stop, Tunnel},
     relay,
     shaping::Shaper,
@@ -239,10 +239,17 @@ impl Session {
             .map(|candidate| {
                 let addresses = [candidate.address.ip()];
                 let facts = access::facts(&asked, &permit, now, Some(&addresses), false);
-                source_route(live, candidate.address, &facts)
+                Route {
+                    target: candidate.address,
+                    outgoing: live.outgoing(candidate.address, &facts),
+                }
             })
             .collect();
-        let dialled = dial(&routes, deadline).await.map_err(|error| {
+        let patience = Patience {
+            deadline,
+            attempt: live.attempt_timeout,
+        };
+        let dialled = dial(&routes, patience).await.map_err(|error| {
             error.map_or_else(no_address, |error| Failure::Unreachable {
                 refusal: error.refusal,
                 tried: Some(error.tried.ip()),
@@ -331,17 +338,6 @@ pub(super) enum Failure {
         tried: Option<IpAddr>,
         user: Option<Arc<str>>,
     },
-}
-
-/// Where to connect to an address from.
-fn source_route(live: &Live, target: SocketAddr, facts: &Facts<'_>) -> Route {
-    let fits = |(terms, source): &&(Vec<policy::Term>, IpAddr)| {
-        source.is_ipv4() == target.is_ipv4() && policy::hold(terms, facts)
-    };
-    Route {
-        target,
-        source: live.outgoing.iter().find(fits).map(|(_, source)| *source),
-    }
 }
 
 /// A number that nobody can foretell, for conditions on chance.

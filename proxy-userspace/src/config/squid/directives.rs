@@ -89,6 +89,8 @@ const USED: &[(&str, Apply)] = &[
     ("read_timeout", settings::read_timeout),
     ("request_timeout", settings::request_timeout),
     ("tcp_outgoing_address", settings::tcp_outgoing_address),
+    ("tcp_outgoing_mark", settings::tcp_outgoing_mark),
+    ("tcp_outgoing_tos", settings::tcp_outgoing_tos),
 ];
 
 /// What cannot matter, by reason.
@@ -216,8 +218,8 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "follow_x_forwarded_for proxy_protocol_access",
     ),
     (
-        "packets are not marked",
-        "clientside_tos mark_client_connection mark_client_packet tcp_outgoing_mark tcp_outgoing_tos",
+        "packets to clients are not marked",
+        "clientside_tos mark_client_connection mark_client_packet",
     ),
     ("there is one scheme, Basic, for everybody", "auth_schemes"),
     ("what is no HTTP is refused", "on_unsupported_protocol"),

@@ -13,7 +13,7 @@ use super::{
             Action, Auth, Compatibility, File, Listen, Located, NamedListener, Outgoing, Rule,
             Timeouts,
         },
-        values::{Item, LogTarget, Network, Span, Text, Word},
+        values::{Dscp, Item, LogTarget, Network, Span, Text, Word},
     },
     Acls, ConfigError, Line, Reader, names,
     pools::Pool,
@@ -227,6 +227,7 @@ fn default_timeouts() -> Timeouts {
     Timeouts {
         head: Span(Duration::from_secs(5 * 60)),
         connect: Span(Duration::from_secs(60)),
+        connect_attempt: Span(Duration::from_secs(60)),
         idle: Span(Duration::from_secs(15 * 60)),
         lifetime: Some(Span(Duration::from_secs(24 * 3600))),
         ..Timeouts::default()
@@ -503,20 +504,61 @@ pub(super) fn never_direct(to: &mut Translation<'_>, line: &Line) -> Result<(), 
 
 /// `tcp_outgoing_address ADDR [acl ...]`; an entry is for targets of its own IP version.
 pub(super) fn tcp_outgoing_address(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    let [address, acls @ ..] = line.words.as_slice() else {
-        return Err("tcp_outgoing_address needs an address".to_owned());
+    outgoing(to, line, "an address", |text| {
+        let address = words::address(text).ok_or_else(|| format!("'{text}' is not an address"))?;
+        Ok(Outgoing {
+            address: Some(Text(address)),
+            ..Outgoing::default()
+        })
+    })
+}
+
+/// `tcp_outgoing_mark MARK [acl ...]`
+pub(super) fn tcp_outgoing_mark(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    outgoing(to, line, "a mark", |text| {
+        Ok(Outgoing {
+            set_mark: Some(number(text)?),
+            ..Outgoing::default()
+        })
+    })
+}
+
+/// `tcp_outgoing_tos TOS [acl ...]`: the byte whose lowest two bits are not ours.
+pub(super) fn tcp_outgoing_tos(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    outgoing(to, line, "a value", |text| {
+        let byte =
+            u8::try_from(number(text)?).map_err(|_| format!("{text} is more than a byte"))?;
+        Ok(Outgoing {
+            dscp: Some(Dscp(byte >> 2)),
+            ..Outgoing::default()
+        })
+    })
+}
+
+/// A decimal number, or one in hexadecimal digits behind `0x`.
+fn number(text: &str) -> Result<u32, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
     };
-    let parsed = words::address(&address.text)
-        .ok_or_else(|| format!("'{}' is not an address", address.text))?;
-    let when = acls
+    number.map_err(|_| format!("'{text}' is not a number"))
+}
+
+/// A setting for the requests that some acls fit.
+fn outgoing(
+    to: &mut Translation<'_>,
+    line: &Line,
+    what: &str,
+    read: impl FnOnce(&str) -> Result<Outgoing, String>,
+) -> Result<(), String> {
+    let [value, acls @ ..] = line.words.as_slice() else {
+        return Err(format!("{} needs {what}", line.name));
+    };
+    let mut outgoing = read(&value.text)?;
+    outgoing.when = acls
         .iter()
         .map(|acl| to.acls.refer(&acl.text))
         .collect::<Result<_, _>>()?;
-    let outgoing = Outgoing {
-        address: Some(Text(parsed)),
-        when,
-        ..Outgoing::default()
-    };
     to.file
         .outgoing
         .push(Located::new(outgoing, line.place.clone()));
