@@ -4,6 +4,7 @@
 //! A live request and `underpass explain` go the same way through here.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -22,6 +23,7 @@ use crate::{
     dns::LookupError,
     http::{ProxyError, RETRY_AFTER, Refusal},
     net::listen::is_local,
+    parent::Hop,
     policy::{Decision, Facts, Moment, Need, ServerName, Step, User, Verdict},
 };
 
@@ -91,6 +93,10 @@ pub struct Permit {
     pub would_deny: Vec<String>,
     /// What the first decision was, in words.
     pub reason: String,
+    /// The index of the rule of that decision.
+    pub rule: Option<usize>,
+    /// The way that was judged.
+    pub hop: Option<Hop>,
 }
 
 /// An address that a request may lead to.
@@ -178,6 +184,35 @@ pub struct Known {
     no_address: Option<Refusal>,
     /// The name of the address.
     reverse_name: Option<String>,
+    /// The way to the target, as far as it is known by what is known.
+    way: Option<Way>,
+}
+
+/// The ways of a route.
+#[derive(Debug)]
+struct Way {
+    route: Option<usize>,
+    hops: Vec<Hop>,
+    /// How many of them have failed.
+    failed: usize,
+}
+
+impl Known {
+    /// The way that was judged has failed: whether there is another one.
+    pub fn next_hop(&mut self) -> bool {
+        self.way.as_mut().is_some_and(|way| {
+            way.failed += 1;
+            way.failed < way.hops.len()
+        })
+    }
+
+    /// The ways that are left, the present one first.
+    pub fn hops(&self) -> &[Hop] {
+        let left = |way: &Way| way.failed;
+        let way = self.way.as_ref();
+        way.and_then(|way| way.hops.get(left(way)..))
+            .unwrap_or_default()
+    }
 }
 
 impl Access<'_> {
@@ -214,6 +249,36 @@ impl Access<'_> {
         }
     }
 
+    /// Which way the request goes, by what is known.
+    fn hop(
+        &self,
+        request: &Request<'_>,
+        known: &mut Known,
+        now: Moment,
+    ) -> Result<Result<Hop, Need>, Refused> {
+        if self.live.routes.is_empty() {
+            return Ok(Ok(Hop::Direct));
+        }
+        let ips = known.ips();
+        let facts = facts(request, known, now, ips.as_deref(), false);
+        let route = match self.live.route(&facts) {
+            Ok(route) => route,
+            Err(need) => return Ok(Err(need)),
+        };
+        if known.way.as_ref().is_none_or(|way| way.route != route) {
+            let hops = self.live.hops(route, &facts);
+            known.way = Some(Way {
+                route,
+                hops,
+                failed: 0,
+            });
+        }
+        known.hops().first().cloned().map(Ok).ok_or_else(|| {
+            let reason = "none of the parent proxies is for this request";
+            known.failed(Refusal::new(ProxyError::DestinationUnavailable, reason))
+        })
+    }
+
     /// Asks the policy by what is known.
     fn ask(
         &self,
@@ -222,10 +287,31 @@ impl Access<'_> {
         now: Moment,
         leads: bool,
     ) -> Result<Answer, Refused> {
+        let hop = match self.hop(request, known, now)? {
+            Ok(hop) => hop,
+            Err(need) => return Ok(Answer::Needs(need)),
+        };
+        // A parent that is given the name finds the address by itself.
+        let leads = leads && hop.needs_addresses(request.target);
+        let answer = self.ask_about(request, known, now, leads)?;
+        Ok(match answer {
+            Answer::Permit(permit) => Answer::Permit(Permit {
+                hop: Some(hop),
+                ..permit
+            }),
+            Answer::Needs(need) => Answer::Needs(need),
+        })
+    }
+
+    fn ask_about(
+        &self,
+        request: &Request<'_>,
+        known: &mut Known,
+        now: Moment,
+        leads: bool,
+    ) -> Result<Answer, Refused> {
         let addresses = known.addresses.clone();
-        let ips: Option<Vec<IpAddr>> = addresses
-            .as_ref()
-            .map(|addresses| addresses.iter().map(SocketAddr::ip).collect());
+        let ips = known.ips();
         let together = self.live.is_squid() || ips.is_none();
         if together {
             let facts = facts(request, known, now, ips.as_deref(), false);
@@ -242,7 +328,7 @@ impl Access<'_> {
                     Ok(Answer::Needs(Need::Addresses))
                 }
                 Step::Decided(decision) => {
-                    if let Some(refusal) = known.no_address.take() {
+                    if leads && let Some(refusal) = known.no_address.take() {
                         return Err(known.failed(refusal));
                     }
                     let mut permit = known.permit(&decision);
@@ -399,25 +485,36 @@ impl Access<'_> {
 
     /// Whether a connection to the address would stay on this host, or even come back to us.
     fn is_ours(&self, address: SocketAddr) -> Result<Own, Refusal> {
-        let ip = address.ip().to_canonical();
-        let ours = is_local(ip).map_err(|error| {
+        own(self.listeners, address).map_err(|error| {
             let reason = format!("the proxy is out of resources: {error}");
             Refusal::new(ProxyError::ProxyInternalError, reason)
-        })?;
-        let leads_back = self
-            .listeners
-            .iter()
-            .filter(|listener| listener.port() == address.port())
-            .any(|listener| {
-                let own = listener.ip().to_canonical();
-                own == ip || (own.is_unspecified() || ip.is_unspecified()) && ours
-            });
-        Ok(match (leads_back, ours) {
-            (true, _) => Own::Listener,
-            (false, true) => Own::Host,
-            (false, false) => Own::Not,
         })
     }
+}
+
+/// Whether a connection to the address would come back to one of these listeners of ours.
+///
+/// # Errors
+/// Those of `socket(2)`.
+pub(crate) fn leads_back(listeners: &[SocketAddr], address: SocketAddr) -> io::Result<bool> {
+    Ok(own(listeners, address)? == Own::Listener)
+}
+
+fn own(listeners: &[SocketAddr], address: SocketAddr) -> io::Result<Own> {
+    let ip = address.ip().to_canonical();
+    let ours = is_local(ip)?;
+    let leads_back = listeners
+        .iter()
+        .filter(|listener| listener.port() == address.port())
+        .any(|listener| {
+            let own = listener.ip().to_canonical();
+            own == ip || (own.is_unspecified() || ip.is_unspecified()) && ours
+        });
+    Ok(match (leads_back, ours) {
+        (true, _) => Own::Listener,
+        (false, true) => Own::Host,
+        (false, false) => Own::Not,
+    })
 }
 
 /// Whether an address is one of this host's.
@@ -435,6 +532,11 @@ enum Answer {
 }
 
 impl Known {
+    fn ips(&self) -> Option<Vec<IpAddr>> {
+        let addresses = self.addresses.as_ref()?;
+        Some(addresses.iter().map(SocketAddr::ip).collect())
+    }
+
     fn permit(&self, decision: &Decision<'_>) -> Permit {
         Permit {
             candidates: Vec::new(),
@@ -446,6 +548,8 @@ impl Known {
                 .map(|rule| rule.name.clone())
                 .collect(),
             reason: decision.to_string(),
+            rule: decision.rule.map(|(index, _)| index),
+            hop: None,
         }
     }
 

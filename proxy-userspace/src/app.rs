@@ -28,6 +28,7 @@ use crate::{
     },
     lines::Destination,
     net::listen::listen,
+    parent::watch,
     policy::audit::audit,
     registry::Registry,
     relay::selection::{EngineChoice, Room, Selection, select as select_engine},
@@ -90,6 +91,7 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
         tunnels,
     );
     let mut signals = Signals::new()?;
+    tokio::spawn(watch(Arc::clone(server.shared())));
     let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
     for ((group, address), name) in listeners.into_iter().zip(addresses).zip(names) {
         for listener in group {

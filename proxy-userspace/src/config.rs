@@ -31,7 +31,7 @@ use self::{
     values::{LogTarget, Text},
 };
 pub use self::{
-    live::{Conditional, Grant, Live, Quotas},
+    live::{Conditional, Grant, Live, ParentEntry, Quotas},
     squid::DEFAULT_ACCESS_LOG as DEFAULT_SQUID_LOG,
 };
 use crate::{lines::Destination, policy::Place};

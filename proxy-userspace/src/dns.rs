@@ -174,7 +174,7 @@ impl Resolver {
     pub fn new(settings: Settings) -> Result<Self, String> {
         let is_encrypted = |server: &NameServer| server.transport.is_encrypted();
         let tls = if settings.servers.iter().any(is_encrypted) {
-            Some(crate::tls::client_config(settings.ca.as_deref())?)
+            Some(crate::tls::client_config(settings.ca.as_deref(), None)?)
         } else {
             None
         };

@@ -14,6 +14,7 @@ use crate::{
         schema, squid,
     },
     http::AbsoluteTarget,
+    parent::Hop,
     policy::{ServerName, audit::audit},
 };
 
@@ -155,7 +156,7 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
     }
     let is_served = decided.is_ok();
     let mut lines = match decided {
-        Ok(Outcome::Permit(permit)) => permitted(&permit, &config.live, method),
+        Ok(Outcome::Permit(permit)) => permitted(&permit, known.hops(), &config.live, method),
         Ok(Outcome::NeedsServerName) => bail!("the rules ask for more than was said"),
         Err(refused) => denied(&refused, is_answered),
     };
@@ -180,9 +181,11 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
 
 type Lines = Vec<(&'static str, String)>;
 
-fn permitted(permit: &Permit, live: &Live, method: &str) -> Lines {
-    let first = permit.candidates.first().and_then(|first| first.rule);
-    let rule = first.and_then(|index| live.policy.rules().get(index));
+fn permitted(permit: &Permit, hops: &[Hop], live: &Live, method: &str) -> Lines {
+    let first = permit.candidates.first();
+    let rule = first
+        .map_or(permit.rule, |first| first.rule)
+        .and_then(|index| live.policy.rules().get(index));
     let rule = rule.map_or("none; what is open by default".to_owned(), |rule| {
         format!("{} ({})", rule.name, rule.place)
     });
@@ -194,7 +197,11 @@ fn permitted(permit: &Permit, live: &Live, method: &str) -> Lines {
     for rule in &permit.would_deny {
         lines.push(("report", format!("rule {rule} would deny it")));
     }
-    for candidate in &permit.candidates {
+    for (index, hop) in hops.iter().enumerate() {
+        lines.push((if index == 0 { "way" } else { "else" }, hop.to_string()));
+    }
+    let is_direct = matches!(permit.hop, None | Some(Hop::Direct));
+    for candidate in permit.candidates.iter().filter(|_| is_direct) {
         let engine = live.engine(candidate.rule, candidate.address);
         lines.push((
             "address",

@@ -8,11 +8,13 @@
 mod connect;
 mod head;
 mod reply;
+mod response;
 mod status;
 mod target;
 
 pub use connect::{ConnectRequest, RequestError, Strictness};
 pub use head::{Head, HeadError, HeadParser, Progress, Version};
 pub use reply::{CONNECTION_ESTABLISHED, ProxyError, RETRY_AFTER, Refusal};
+pub use response::{ResponseError, ResponseHead};
 pub use status::Status;
 pub use target::AbsoluteTarget;

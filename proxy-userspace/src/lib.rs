@@ -31,6 +31,7 @@ pub mod limits;
 pub mod lines;
 mod look;
 pub mod net;
+pub mod parent;
 pub mod percent;
 pub mod policy;
 pub mod registry;

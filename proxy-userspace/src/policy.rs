@@ -237,6 +237,16 @@ pub fn hold(terms: &[Term], facts: &Facts<'_>) -> bool {
     acl::all(terms, facts, &mut None) == Match::Yes
 }
 
+/// The same, unless that hangs on what the resolver can tell. Without a user that was asked for, a condition on users
+/// does not hold.
+pub fn may_hold(terms: &[Term], facts: &Facts<'_>) -> Result<bool, Need> {
+    match acl::all(terms, facts, &mut None) {
+        Match::Yes => Ok(true),
+        Match::Unknown(need @ (Need::Addresses | Need::ReverseName)) => Err(need),
+        Match::No | Match::NoUser | Match::Unknown(Need::User | Need::ServerName) => Ok(false),
+    }
+}
+
 /// Whether the rule would hold for this address, too.
 fn fits(rule: &Rule, facts: &Facts<'_>, address: IpAddr) -> bool {
     let addresses = [address];

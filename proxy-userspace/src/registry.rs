@@ -20,6 +20,7 @@ use crate::{
     client_hello::Opening,
     config::{Live, Quotas},
     http::{ProxyError, RETRY_AFTER, Refusal, Status},
+    parent::Hierarchy,
     policy::{Decision, Facts, ServerName, Step, User},
     relay::Ending,
 };
@@ -76,6 +77,12 @@ pub struct Tunnel {
     pub target: Authority,
     /// Where that led.
     pub upstream: SocketAddr,
+    /// The address that was judged, if one was: a parent that is given a name finds one by itself.
+    pub destination: Option<IpAddr>,
+    /// How the way was chosen.
+    pub hierarchy: Hierarchy,
+    /// The parent in it.
+    pub parent: Option<Arc<str>>,
     /// The firewall's mark of its connection.
     pub mark: u32,
     /// The number that was drawn for it.
@@ -321,7 +328,7 @@ impl Tunnel {
 
     /// Why it would not be allowed, were it asked for now.
     fn objection(&self, live: &Live) -> Option<String> {
-        let addresses = [self.upstream.ip()];
+        let addresses = self.destination.map(|address| [address]);
         let url = self.target.to_string();
         let facts = Facts {
             client: self.client,
@@ -338,7 +345,7 @@ impl Tunnel {
                 .as_ref()
                 .map_or(ServerName::Unheard, ServerName::from),
             now: live.moment(),
-            addresses: Some(&addresses),
+            addresses: addresses.as_ref().map(<[IpAddr; 1]>::as_slice),
             // The names of addresses are not looked for again.
             reverse_name: Some(self.reverse_name.as_deref().unwrap_or(NO_NAME)),
             own_address: false,

@@ -15,6 +15,7 @@ mod copy;
 mod duplex;
 mod evidence;
 pub mod rules;
+mod sealed;
 pub mod selection;
 mod shaped;
 mod silence;
@@ -32,7 +33,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{duplex::Parting, evidence::Evidence, selection::EngineChoice, splice::Manner};
+use self::{
+    duplex::Parting, evidence::Evidence, sealed::Seals, selection::EngineChoice, splice::Manner,
+};
 pub use self::{
     tally::Tally,
     traffic::{Counts, Traffic},
@@ -53,6 +56,8 @@ pub enum Side {
 pub struct Leg {
     /// The connected socket, non-blocking.
     pub stream: TcpStream,
+    /// What seals the connection, if it is TLS; bytes are counted as they are inside then.
+    pub tls: Option<Box<rustls::Connection>>,
     /// Bytes that this peer must receive before any the relay reads: the `200` for the client, early
     /// data for the upstream.
     pub owed: Vec<u8>,
@@ -280,8 +285,11 @@ impl Relay {
             traffic,
             cancel,
         };
+        let is_sealed = pair.client.tls.is_some() || pair.upstream.tls.is_some();
         let outcome = match shaper {
             Some(shaper) => shape(engine, pair, shaper, &terms).await,
+            // On the heap: most tunnels have no TLS of ours, and all would carry its size.
+            None if is_sealed => Box::pin(unseal(engine, pair, &terms)).await,
             None => self.carry(engine, pair, &terms).await,
         };
         self.tally.add(&outcome);
@@ -399,6 +407,27 @@ async fn shape(
         engine: EngineKind::Copy,
         moved_after: None,
         declined: named.then(|| format!("{choice}: the bandwidth is limited")),
+        spliced: Spliced::default(),
+        ending,
+    }
+}
+
+/// Carries a tunnel with TLS on one of its sockets, whose bytes only user space can read.
+async fn unseal(choice: EngineChoice, mut pair: Box<Pair>, terms: &Terms<'_>) -> Outcome {
+    let ending = match Seals::take(&mut pair) {
+        Some(seals) => {
+            let [mut up, mut down] = seals.movers(&mut pair);
+            duplex::run(&mut pair, [&mut up, &mut down], None, terms)
+                .await
+                .ending()
+        }
+        None => copy::run(&mut pair, None, terms).await.ending(),
+    };
+    let named = matches!(choice, EngineChoice::Sockmap | EngineChoice::Splice);
+    Outcome {
+        engine: EngineKind::Copy,
+        moved_after: None,
+        declined: named.then(|| format!("{choice}: a connection of it is TLS")),
         spliced: Spliced::default(),
         ending,
     }

@@ -106,11 +106,7 @@ impl Reloader {
             self.read = look_at(&self.sources);
         }
         let mut live = config.live;
-        // What it has learnt stays known.
-        let before = shared.current.get();
-        if live.resolver.is_like(&before.resolver) {
-            live.resolver = Arc::clone(&before.resolver);
-        }
+        live.inherit(&shared.current.get());
         let live = Arc::new(live);
         shared.current.set(Arc::clone(&live));
         shared.registry.note_reload(true);

@@ -66,7 +66,7 @@ impl Server {
     }
 
     /// What the sessions share.
-    pub fn shared(&self) -> &Shared {
+    pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 

@@ -6,6 +6,7 @@
 mod hello;
 mod reach;
 mod reply;
+mod upstream;
 
 use std::{
     borrow::Cow,
@@ -32,7 +33,8 @@ use crate::{
     authority::Authority,
     config::Live,
     http::{
-        AbsoluteTarget, ConnectRequest, Head, HeadParser, Progress, Refusal, RequestError, Status,
+        AbsoluteTarget, CONNECTION_ESTABLISHED, ConnectRequest, Head, HeadParser, Progress,
+        Refusal, RequestError, Status,
     },
     limits::TURNED_AWAY_HEAD_TIMEOUT,
     policy::ServerName,
@@ -192,9 +194,8 @@ impl Session {
             shaper,
         } = joint;
         self.arrival.live = None;
-        let sent = pair.client.written;
-        let reply_bytes = sent + pair.client.owed.len() as u64;
-        let traffic = Arc::new(Traffic::with_sent(sent));
+        let request_bytes = pair.upstream.written;
+        let traffic = Arc::new(Traffic::with_sent(pair.client.written, request_bytes));
         let order = Order {
             engine,
             limits,
@@ -226,11 +227,20 @@ impl Session {
             url: tunnel.target.to_string(),
             user: tunnel.user.as_deref(),
             peer: Some(tunnel.upstream.ip()),
+            hierarchy: tunnel.hierarchy,
             ..Entry::default()
         });
-        self.report(&tunnel, rule.as_deref(), &outcome, counts.to_upstream, {
-            counts.to_client.saturating_sub(reply_bytes)
-        });
+        self.report(
+            &tunnel,
+            rule.as_deref(),
+            &outcome,
+            counts.to_upstream.saturating_sub(request_bytes),
+            {
+                counts
+                    .to_client
+                    .saturating_sub(CONNECTION_ESTABLISHED.len() as u64)
+            },
+        );
     }
 
     /// Reads the request; without one that is to be served, ends with what the client is told.

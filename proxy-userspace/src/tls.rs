@@ -1,24 +1,34 @@
-//! TLS as a client: whom to trust.
+//! TLS as a client: whom to trust, and who we are.
 
 use std::{path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-/// A client that trusts the authorities in a PEM file, or else those that the system trusts.
+/// A client that trusts the authorities in a PEM file, or else those that the system trusts; with a certificate and a
+/// key of its own, if it is asked who it is.
 ///
 /// # Errors
 /// The file cannot be read, or has no certificate of an authority; or the system has none.
-pub(crate) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
+pub(crate) fn client_config(
+    ca: Option<&Path>,
+    identity: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    Ok(builder
-        .with_root_certificates(authorities(ca)?)
-        .with_no_client_auth())
+    let builder = builder.with_root_certificates(authorities(ca)?);
+    let Some((certificate, key)) = identity else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
+    builder
+        .with_client_auth_cert(certificates(certificate)?, private)
+        .map_err(|error| format!("{}: {error}", certificate.display()))
 }
 
 fn authorities(ca: Option<&Path>) -> Result<RootCertStore, String> {

@@ -295,6 +295,20 @@ impl Daemon {
             })
     }
 
+    /// Waits until so many lines of the diagnostics have this part.
+    ///
+    /// # Panics
+    ///
+    /// When they are not written in time.
+    pub fn wait_said(&self, part: &str, count: usize) {
+        self.stderr
+            .wait(2 * PATIENCE, |lines| {
+                let said = lines.iter().filter(|line| line.contains(part)).count();
+                (said >= count).then_some(())
+            })
+            .unwrap_or_else(|| panic!("{part:?} is not in {:#?}", self.stderr_lines()));
+    }
+
     /// Records of the tunnels that have ended so far.
     pub fn tunnel_records(&self) -> Vec<TunnelRecord> {
         records(&self.stderr.all())

@@ -51,6 +51,7 @@ struct Running {
 fn fresh(stream: TcpStream) -> Leg {
     Leg {
         stream,
+        tls: None,
         owed: Vec::new(),
         consumed: 0,
         written: 0,

@@ -24,6 +24,7 @@ mod kernel_path;
 mod netem;
 mod operation;
 mod outgoing;
+mod parents;
 mod peers;
 mod policy;
 mod protocol;

@@ -13,7 +13,6 @@ use std::{
 
 use proxy_tests::{
     daemon::{Daemon, Setup},
-    deadline::{PATIENCE, wait_for},
     lab::{Family, Lab},
     origin::Origin,
     payload::{Payload, Step},
@@ -40,13 +39,6 @@ fn write(path: &Path, text: &str) {
 }
 
 /// Waits until so many lines of the diagnostics have this in them.
-fn wait_said(daemon: &Daemon, part: &str, count: usize) {
-    wait_for("a line of the diagnostics", 2 * PATIENCE, || {
-        let lines = daemon.stderr_lines();
-        (lines.iter().filter(|line| line.contains(part)).count() >= count).then_some(())
-    });
-}
-
 const READ: &str = "the configuration was read again";
 const REFUSED: &str = "the configuration is refused";
 
@@ -66,7 +58,7 @@ fn sighup_reads_the_configuration_and_a_broken_one_changes_nothing() {
         "watch = false\n[[rule]]\naction = \"deny\"\nport = [443]\n",
     );
     daemon.signal(Signal::HUP);
-    wait_said(&daemon, READ, 1);
+    daemon.wait_said(READ, 1);
     client(&lab)
         .refusal("10.77.2.1:443")
         .check_refusal(403, "http_request_denied")
@@ -74,14 +66,14 @@ fn sighup_reads_the_configuration_and_a_broken_one_changes_nothing() {
 
     write(&path, "[[rule]]\naction = \"denny\"\n");
     daemon.signal(Signal::HUP);
-    wait_said(&daemon, REFUSED, 1);
-    wait_said(&daemon, "underpass.toml:8:10: ", 1);
+    daemon.wait_said(REFUSED, 1);
+    daemon.wait_said("underpass.toml:8:10: ", 1);
     client(&lab)
         .refusal("10.77.2.1:443")
         .check_refusal(403, "http_request_denied")
         .unwrap();
     daemon.stop();
-    wait_said(&daemon, "accepted=1 refused=1", 1);
+    daemon.wait_said("accepted=1 refused=1", 1);
 }
 
 /// As the kubelet changes a `ConfigMap`: the files are links through a link that is swapped.
@@ -110,15 +102,15 @@ fn a_changed_file_and_a_swapped_link_are_noticed() {
     expect("one.invalid:443", 403);
     expect("two.invalid:443", 502);
     version("..2", rules, "two.invalid\n");
-    wait_said(&daemon, READ, 1);
+    daemon.wait_said(READ, 1);
     expect("one.invalid:443", 502);
     expect("two.invalid:443", 403);
     // A list alone.
     fs::write(mount.join("..2/hosts.txt"), "three.invalid\n").unwrap();
-    wait_said(&daemon, READ, 2);
+    daemon.wait_said(READ, 2);
     expect("three.invalid:443", 403);
     fs::write(mount.join("..2/hosts.txt"), "no host\n").unwrap();
-    wait_said(&daemon, "hosts.txt:1: 'no host' is not a host", 1);
+    daemon.wait_said("hosts.txt:1: 'no host' is not a host", 1);
     expect("three.invalid:443", 403);
 }
 
@@ -134,9 +126,9 @@ fn a_new_file_in_an_included_directory_is_noticed() {
     let daemon = start(&lab, &path);
     assert_eq!(client(&lab).refusal("one.invalid:443").status, 502);
     fs::write(rules.join("1.toml"), "[[rule]]\naction = \"den\"\n").unwrap();
-    wait_said(&daemon, "rules.d/1.toml:2:10: ", 1);
+    daemon.wait_said("rules.d/1.toml:2:10: ", 1);
     fs::write(rules.join("1.toml"), "[[rule]]\naction = \"deny\"\n").unwrap();
-    wait_said(&daemon, READ, 1);
+    daemon.wait_said(READ, 1);
     assert_eq!(client(&lab).refusal("one.invalid:443").status, 403);
 }
 
@@ -157,7 +149,7 @@ fn a_connection_that_was_open_before_is_judged_by_the_new_rules() {
         "watch = false\n[[rule]]\naction = \"deny\"\nport = [443]\n",
     );
     daemon.signal(Signal::HUP);
-    wait_said(&daemon, READ, 1);
+    daemon.wait_said(READ, 1);
     early.write_all(b"Host: 10.77.2.1\r\n\r\n").unwrap();
     let reply = Reply::read_to_end(&mut early).unwrap();
     reply.check_refusal(403, "http_request_denied").unwrap();
@@ -176,7 +168,7 @@ fn tunnels_that_are_forbidden_now_end_if_that_is_asked_for() {
     let deny = "[[rule]]\nname = \"closed\"\naction = \"deny\"\nport = [443]\n";
     write(&path, &format!("watch = false\n{deny}"));
     daemon.signal(Signal::HUP);
-    wait_said(&daemon, READ, 1);
+    daemon.wait_said(READ, 1);
     talk(&mut forbidden);
 
     write(
@@ -249,7 +241,7 @@ fn a_hundred_tunnels_survive_twenty_reloads() {
             );
             write(&path, &rules);
             daemon.signal(Signal::HUP);
-            wait_said(&daemon, READ, round);
+            daemon.wait_said(READ, round);
             let reply = client(&lab).refusal(&format!("10.77.2.1:{}", 20 + round));
             assert_eq!(reply.status, 403, "round {round}");
         }

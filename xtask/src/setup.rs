@@ -47,12 +47,13 @@ const INSTALL: &str = include_str!("setup/install.sh");
 
 /// Programs that the end-to-end suites run, as a command that succeeds when they are here, and the
 /// Debian package of each.
-const PROGRAMS: [(&str, &[&str], &str); 16] = [
+const PROGRAMS: [(&str, &[&str], &str); 17] = [
     ("busybox", &["true"], "busybox-static"),
     ("cpio", &["--version"], "cpio"),
     ("curl", &["--version"], "curl"),
     ("dnsmasq", &["--version"], "dnsmasq-base"),
     ("git", &["--version"], "git"),
+    ("haproxy", &["-v"], "haproxy"),
     ("ip", &["-Version"], "iproute2"),
     ("openssl", &["version"], "openssl"),
     ("python3", &["--version"], "python3"),

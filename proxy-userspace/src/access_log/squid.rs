@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::percent::encode;
+use crate::{parent::Hierarchy, percent::encode};
 
 /// How a transaction went, in Squid's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct Record {
     pub url: String,
     /// The address that was connected to, or last tried.
     pub peer: Option<IpAddr>,
+    /// How that was chosen.
+    pub hierarchy: Hierarchy,
     /// The type of a reply that we made ourselves.
     pub content_type: Option<&'static str>,
 }
@@ -79,7 +81,7 @@ impl fmt::Display for Record {
                 .map_or("-".into(), |user| encode(user, is_safe)),
         )?;
         match self.peer {
-            Some(peer) => write!(f, "HIER_DIRECT/{peer}")?,
+            Some(peer) => write!(f, "{}/{peer}", self.hierarchy)?,
             None => f.write_str("HIER_NONE/-")?,
         }
         write!(f, " {}", self.content_type.unwrap_or("-"))
@@ -107,6 +109,7 @@ mod tests {
             method: "CONNECT".to_owned(),
             url: "en.wikipedia.org:443".to_owned(),
             peer: Some([91, 198, 174, 192].into()),
+            hierarchy: Hierarchy::Direct,
             content_type: None,
         }
     }
@@ -128,6 +131,7 @@ mod tests {
             bytes: 300,
             elapsed: Duration::ZERO,
             peer: None,
+            hierarchy: Hierarchy::Direct,
             content_type: Some("text/plain"),
             ..record()
         };
@@ -167,6 +171,7 @@ mod tests {
             method: "NONE".to_owned(),
             url: "error:transaction-end-before-headers".to_owned(),
             peer: None,
+            hierarchy: Hierarchy::Direct,
             content_type: None,
         };
         assert_eq!(

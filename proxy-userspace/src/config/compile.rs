@@ -162,6 +162,16 @@ impl<'a> Compiler<'a> {
         Ok(terms)
     }
 
+    /// Names of matches that must hold.
+    pub(super) fn references(
+        &mut self,
+        names: &[Text<Word>],
+        place: &Place,
+    ) -> Result<Vec<Term>, ConfigError> {
+        let terms = names.iter().map(|name| self.reference(name, place));
+        terms.collect()
+    }
+
     /// A match by its name.
     fn look_up(&mut self, name: &str, place: &Place) -> Result<Arc<Acl>, ConfigError> {
         if let Some(acl) = self.matches.get(name) {

@@ -4,6 +4,7 @@ mod dns;
 mod listen;
 mod lists;
 mod located;
+mod parent;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -14,6 +15,7 @@ pub use self::{
     dns::Dns,
     listen::{Listen, NamedListener},
     located::Located,
+    parent::{Balance, Parent},
 };
 use super::values::{
     Chance, Dscp, HostPattern, Item, LogTarget, MarkText, Network, Pattern, Rate, Size, Span, Text,
@@ -103,6 +105,12 @@ pub struct File {
     /// Other engines for some targets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub engine_rule: Vec<EngineRule>,
+    /// Other proxies that tunnels can go through, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parent: BTreeMap<String, Located<Parent>>,
+    /// Which way requests go: the first entry that fits decides. Without one that does, straight to the target.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub route: Vec<Located<Route>>,
     /// How to connect: from where, and marked as what.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outgoing: Vec<Located<Outgoing>>,
@@ -410,6 +418,18 @@ with_conditions! {
         /// Conditions of which each must not hold.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub not: Option<Box<Match>>,
+    }
+}
+
+with_conditions! {
+    /// A way for some requests.
+    pub struct Route {
+        /// Names of parents, and "direct" for none: the first one is tried first, and the others when it fails. Without
+        /// "direct" nothing goes straight to its target.
+        pub via: Vec<Text<Word>>,
+        /// Whether parents that stand side by side take turns [default: first].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub balance: Option<Balance>,
     }
 }
 

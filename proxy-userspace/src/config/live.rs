@@ -1,7 +1,9 @@
 //! What a configuration says of requests and tunnels: all that can change while the process runs.
 
+mod routes;
+
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -11,6 +13,7 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 
+pub use self::routes::ParentEntry;
 use super::{
     ConfigError,
     compile::{Compiler, place_of},
@@ -23,6 +26,7 @@ use crate::{
     http::Strictness,
     limits::MAX_TUNNELS,
     net::outgoing::{Keepalive, Outgoing},
+    parent::Route,
     policy::{self, Dialect, Facts, Moment, Policy, PortSet, Term, Test},
     relay::{self, rules, rules::EngineRules, selection::EngineChoice},
     shaping::{BucketSpec, Direction},
@@ -63,6 +67,10 @@ pub struct Live {
     pub resolver: Arc<Resolver>,
     /// A domain for names without a dot.
     pub append_domain: Option<Box<str>>,
+    /// Other proxies, in the order of their names.
+    pub parents: Vec<ParentEntry>,
+    /// Which way requests go.
+    pub routes: Conditional<Route>,
     /// How to connect.
     pub outgoing: Conditional<Outgoing>,
     /// The bandwidth of some tunnels: the first that fits.
@@ -123,10 +131,7 @@ impl Live {
         compiler.all_matches()?;
         let guard = compiler.guard(path)?;
         let rules = compiler.rules()?;
-        let dialect = match file.compatibility {
-            Compatibility::None => Dialect::Underpass,
-            Compatibility::Squid => Dialect::Squid,
-        };
+        let dialect = dialect(file);
         let place = policy::Place {
             file: path.into(),
             line: 1,
@@ -137,6 +142,8 @@ impl Live {
             .map(|rule| engine_rule(rule, &mut compiler, &place))
             .collect::<Result<_, _>>()?;
         let buckets = buckets(&file.bucket);
+        let parents = routes::parents(file, &mut compiler, sources)?;
+        let routes = routes::routes(file, &mut compiler)?;
         let outgoing = outgoing(file, &mut compiler)?;
         let shapes = shapes(file, &mut compiler, &buckets)?;
         let names = rules.iter().map(|rule| rule.name.as_str());
@@ -157,6 +164,8 @@ impl Live {
                 .iter()
                 .map(|(terms, _)| terms)
                 .chain(shapes.iter().map(|(terms, _)| terms))
+                .chain(routes.iter().map(|(terms, _)| terms))
+                .chain(parents.iter().map(|entry| &entry.terms))
         };
         let mentions = |is_kind: fn(&Test) -> bool| {
             policy.mentions(is_kind) || extra().flatten().any(|term| term.mentions(is_kind))
@@ -165,9 +174,8 @@ impl Live {
         let needs_mark = mentions(|test| matches!(test, Test::Mark(_)));
         let time_zone = time_zone(file)?;
         sources.extend(compiler.into_sources());
-        let seen: HashSet<_> = sources.drain(..).collect();
-        sources.extend(seen);
         sources.sort();
+        sources.dedup();
         Ok(Self {
             policy,
             grants,
@@ -210,6 +218,8 @@ impl Live {
                 .as_ref()
                 .and_then(|dns| dns.value.append_domain.as_ref())
                 .map(|domain| domain.0.0.trim_start_matches('.').into()),
+            parents,
+            routes,
             outgoing,
             shapes,
             enforce_on_live: file.enforce_on_live,
@@ -217,6 +227,20 @@ impl Live {
             needs_time,
             needs_mark,
         })
+    }
+
+    /// Takes over what another configuration has learnt and this one can use: names, and which parents are down.
+    pub fn inherit(&mut self, before: &Self) {
+        if self.resolver.is_like(&before.resolver) {
+            self.resolver = Arc::clone(&before.resolver);
+        }
+        for entry in &mut self.parents {
+            if let Some(parent) = Arc::get_mut(&mut entry.parent) {
+                for other in &before.parents {
+                    parent.inherit(&other.parent);
+                }
+            }
+        }
     }
 
     /// The target that a client means, whose name may be within a domain of ours.
@@ -302,6 +326,13 @@ impl Live {
     #[must_use]
     pub fn is_squid(&self) -> bool {
         self.policy.dialect() == Dialect::Squid
+    }
+}
+
+fn dialect(file: &File) -> Dialect {
+    match file.compatibility {
+        Compatibility::None => Dialect::Underpass,
+        Compatibility::Squid => Dialect::Squid,
     }
 }
 

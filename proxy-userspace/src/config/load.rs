@@ -42,6 +42,10 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
     file.outgoing
         .iter_mut()
         .for_each(|entry| lines.place(entry));
+    file.parent
+        .values_mut()
+        .for_each(|entry| lines.place(entry));
+    file.route.iter_mut().for_each(|entry| lines.place(entry));
     file.shape.iter_mut().for_each(|entry| lines.place(entry));
     file.auth.iter_mut().for_each(|entry| lines.place(entry));
     file.dns.iter_mut().for_each(|entry| lines.place(entry));

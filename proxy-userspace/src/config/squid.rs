@@ -9,6 +9,7 @@ mod acls;
 mod directives;
 mod lexer;
 mod names;
+mod peers;
 mod pools;
 mod settings;
 mod words;

@@ -145,7 +145,29 @@ fn what_cannot_be_is_refused_with_its_line() {
             "[[shape]]\nbucket = [\"x\"]",
             "test.toml:1: there is no bucket 'x'",
         ),
-        ("[[outgoing]]\n", "test.toml:1: the entry has no address"),
+        ("[[outgoing]]\n", "test.toml:1: the entry sets nothing"),
+        ("[[outgoing]]\ndscp = 64\n", "test.toml:2:8: a DSCP is"),
+        (
+            "[parent.a]\nurl = \"http://a.test:1\"\n",
+            "test.toml:1: nothing goes through the parent",
+        ),
+        (
+            "[parent.a]\nurl = \"http://a.test:1\"\nca = \"x\"\n[[route]]\nvia = [\"a\"]",
+            "test.toml:1: ca, certificate",
+        ),
+        (
+            "[parent.a]\nurl = \"http://a.test:1\"\nlogin = \"anna\"\n[[route]]\nvia = [\"a\"]",
+            "test.toml:1: the login is not",
+        ),
+        (
+            "[parent.corp]\nurl = \"http://a.test:1\"\n[[route]]\nvia = [\"crop\"]",
+            "test.toml:3: there is no parent 'crop'; did you mean 'corp'?",
+        ),
+        ("[[route]]\n", "test.toml:1: the route leads nowhere"),
+        (
+            "[dns]\nservers = [\"dns.example\"]",
+            "test.toml:2:12: 'dns.example' is not a name server",
+        ),
         (
             "time_zone = \"Mars/Olympus\"",
             "test.toml:1: no time zone 'Mars/Olympus'",

@@ -286,6 +286,11 @@ impl Describe for crate::dns::NameServer {
         \"tls://192.0.2.1#dns.example\" or \"https://192.0.2.1/dns-query#dns.example\"";
 }
 
+impl Describe for crate::parent::ParentUrl {
+    const DESCRIPTION: &'static str =
+        "a proxy such as \"http://proxy.example:3128\" or \"https://proxy.example:3129\"";
+}
+
 impl Describe for IpAddr {
     const DESCRIPTION: &'static str = "an IP address";
 }

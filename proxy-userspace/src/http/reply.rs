@@ -54,6 +54,16 @@ pub enum ProxyError {
     ConnectionLimitReached,
     /// Our own fault.
     ProxyInternalError,
+    /// The parent proxy and we do not agree on how to talk to it.
+    ProxyConfigurationError,
+    /// The parent proxy says that it does not reach the target.
+    DestinationUnavailable,
+    /// The parent proxy does not speak HTTP.
+    HttpProtocolError,
+    /// The parent proxy did not answer in time.
+    HttpResponseTimeout,
+    /// The parent proxy's TLS handshake failed.
+    TlsProtocolError,
 }
 
 /// One refusal: what the client is told instead of getting its tunnel.
@@ -78,8 +88,8 @@ enum Extra {
     Location(String),
     /// `Retry-After`.
     RetryAfter(Duration),
-    /// The parameter `rcode` of `Proxy-Status`.
-    Rcode(String),
+    /// Further parameters of `Proxy-Status`.
+    Parameters(String),
 }
 
 impl ProxyError {
@@ -99,6 +109,11 @@ impl ProxyError {
             Self::ConnectionTerminated => "connection_terminated",
             Self::ConnectionLimitReached => "connection_limit_reached",
             Self::ProxyInternalError => "proxy_internal_error",
+            Self::ProxyConfigurationError => "proxy_configuration_error",
+            Self::DestinationUnavailable => "destination_unavailable",
+            Self::HttpProtocolError => "http_protocol_error",
+            Self::HttpResponseTimeout => "http_response_timeout",
+            Self::TlsProtocolError => "tls_protocol_error",
         }
     }
 
@@ -116,10 +131,18 @@ impl ProxyError {
             Self::ConnectionRefused
             | Self::DestinationIpUnroutable
             | Self::DnsError
-            | Self::ConnectionTerminated => Status::BAD_GATEWAY,
-            Self::ConnectionTimeout | Self::DnsTimeout => Status::GATEWAY_TIMEOUT,
-            Self::ConnectionLimitReached => Status::SERVICE_UNAVAILABLE,
-            Self::ProxyInternalError => Status::INTERNAL_SERVER_ERROR,
+            | Self::ConnectionTerminated
+            | Self::HttpProtocolError
+            | Self::TlsProtocolError => Status::BAD_GATEWAY,
+            Self::ConnectionTimeout | Self::DnsTimeout | Self::HttpResponseTimeout => {
+                Status::GATEWAY_TIMEOUT
+            }
+            Self::ConnectionLimitReached | Self::DestinationUnavailable => {
+                Status::SERVICE_UNAVAILABLE
+            }
+            Self::ProxyInternalError | Self::ProxyConfigurationError => {
+                Status::INTERNAL_SERVER_ERROR
+            }
         }
     }
 }
@@ -183,7 +206,18 @@ impl Refusal {
     /// The same refusal, and what the name server has answered (RFC 9209 section 2.3.2).
     #[must_use]
     pub fn with_rcode(mut self, code: &str) -> Self {
-        self.extra = Extra::Rcode(code.to_owned());
+        self.extra = Extra::Parameters(format!(" rcode=\"{}\";", structured_string(code)));
+        self
+    }
+
+    /// The same refusal, and which parent proxy it is about, with the status that it gave (RFC 9209 section 2.1).
+    #[must_use]
+    pub fn with_next_hop(mut self, name: &str, status: Option<u16>) -> Self {
+        let status = status.map_or(String::new(), |status| {
+            format!(" received-status={status};")
+        });
+        let name = structured_string(name);
+        self.extra = Extra::Parameters(format!(" next-hop=\"{name}\";{status}"));
         self
     }
 
@@ -234,7 +268,7 @@ impl Refusal {
             Extra::Nothing if self.status == Status::METHOD_NOT_ALLOWED => {
                 "Allow: CONNECT\r\n".to_owned()
             }
-            Extra::Nothing | Extra::Rcode(_) => String::new(),
+            Extra::Nothing | Extra::Parameters(_) => String::new(),
             Extra::Realm(realm) => format!(
                 "Proxy-Authenticate: Basic realm=\"{}\", charset=\"UTF-8\"\r\n",
                 structured_string(realm)
@@ -242,9 +276,9 @@ impl Refusal {
             Extra::Location(location) => format!("Location: {location}\r\n"),
             Extra::RetryAfter(pause) => format!("Retry-After: {}\r\n", pause.as_secs()),
         };
-        let rcode = match &self.extra {
-            Extra::Rcode(code) => format!(" rcode=\"{}\";", structured_string(code)),
-            _ => String::new(),
+        let parameters = match &self.extra {
+            Extra::Parameters(parameters) => parameters.as_str(),
+            _ => "",
         };
         let body = if head_request {
             String::new()
@@ -257,7 +291,7 @@ impl Refusal {
              Connection: close\r\n\
              Content-Type: text/plain; charset=utf-8\r\n\
              Content-Length: {length}\r\n\
-             Proxy-Status: underpass; error={error};{rcode} details=\"{details}\"\r\n\
+             Proxy-Status: underpass; error={error};{parameters} details=\"{details}\"\r\n\
              {extra}\
              \r\n\
              {body}",

@@ -50,6 +50,16 @@ impl Buffer {
         self.size
     }
 
+    /// What is not written yet.
+    pub(super) fn unwritten(&self) -> &[u8] {
+        self.bytes.get(self.done..).unwrap_or_default()
+    }
+
+    /// So many more of them are.
+    pub(super) fn note_written(&mut self, bytes: usize) {
+        self.done += bytes;
+    }
+
     /// Holds these bytes, which were read elsewhere; it was empty.
     pub(super) fn replace(&mut self, bytes: Vec<u8>) {
         self.bytes = bytes;
@@ -69,10 +79,8 @@ impl Mover for Buffer {
         target: &TcpStream,
         count: &impl Fn(u64),
     ) -> Poll<Result<(), Failed>> {
-        while let Some(unwritten) = self.bytes.get(self.done..)
-            && !unwritten.is_empty()
-        {
-            match target.try_write(unwritten) {
+        while !self.unwritten().is_empty() {
+            match target.try_write(self.unwritten()) {
                 Ok(n) => {
                     self.done += n;
                     count(n as u64);
@@ -101,6 +109,23 @@ impl Mover for Buffer {
                 Ok(Reading::Bytes(n))
             }
             // Also after a short read one must ask again, for it may have stopped at an urgent byte.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Reading::Nothing),
+            Err(error) => Err(Failed::Source(error)),
+        }
+    }
+
+    fn fill_at_most(&mut self, source: &TcpStream, most: usize) -> Result<Reading, Failed> {
+        if most >= self.size {
+            return self.fill(source);
+        }
+        let mut bytes = vec![0; most];
+        match source.try_read(&mut bytes) {
+            Ok(0) => Ok(Reading::EndOfFile),
+            Ok(n) => {
+                bytes.truncate(n);
+                self.replace(bytes);
+                Ok(Reading::Bytes(n))
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Reading::Nothing),
             Err(error) => Err(Failed::Source(error)),
         }

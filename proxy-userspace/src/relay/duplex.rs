@@ -42,6 +42,11 @@ pub(super) trait Mover {
     /// Fills the place, which is empty, from the source, which was said to be readable.
     fn fill(&mut self, source: &TcpStream) -> Result<Reading, Failed>;
 
+    /// The same, with no more than so many bytes, if that can be said beforehand.
+    fn fill_at_most(&mut self, source: &TcpStream, _most: usize) -> Result<Reading, Failed> {
+        self.fill(source)
+    }
+
     /// Gives back what a direction without bytes does not need.
     fn park(&mut self);
 }
@@ -71,6 +76,16 @@ pub(super) enum Parting {
     Ended(Ending),
     /// It goes on, and would be cheaper in the kernel. No byte of it is in user space.
     Leaves,
+}
+
+impl Parting {
+    /// The ending of a tunnel that ran without evidence, which is what makes one leave.
+    pub(super) fn ending(self) -> Ending {
+        match self {
+            Self::Ended(ending) => ending,
+            Self::Leaves => Ending::Failed("a tunnel left that was to stay".to_owned()),
+        }
+    }
 }
 
 /// Joins the pair until the tunnel ends; the movers are given as up, down, with what the pair owed

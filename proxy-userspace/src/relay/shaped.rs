@@ -4,7 +4,6 @@
 
 use std::{
     future::Future as _,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -19,7 +18,8 @@ use tokio::{
 use super::{
     Ending, Pair, Terms,
     copy::Buffer,
-    duplex::{self, Failed, Mover, Parting, Reading},
+    duplex::{self, Failed, Mover, Reading},
+    sealed::Seals,
 };
 use crate::shaping::{Bucket, Shaper};
 
@@ -28,19 +28,34 @@ const READ_MAX_BYTES: u64 = 16 * 1024;
 
 /// Joins the pair until the tunnel ends.
 pub(super) async fn run(pair: &mut Pair, shaper: &Shaper, terms: &Terms<'_>) -> Ending {
-    let mut up = Shaped::new(pair.upstream.take_owed(), shaper.up());
-    let mut down = Shaped::new(pair.client.take_owed(), shaper.down());
-    match duplex::run(pair, [&mut up, &mut down], None, terms).await {
-        Parting::Ended(ending) => ending,
-        // Without evidence nothing says that it should.
-        Parting::Leaves => Ending::Failed("a tunnel with limited bandwidth left".to_owned()),
-    }
+    let Some(seals) = Seals::take(pair) else {
+        let buffers = [
+            Buffer::new(pair.upstream.take_owed()),
+            Buffer::new(pair.client.take_owed()),
+        ];
+        return limited(pair, buffers, shaper, terms).await;
+    };
+    let movers = seals.movers(pair);
+    limited(pair, movers, shaper, terms).await
+}
+
+async fn limited<M: Mover>(
+    pair: &mut Pair,
+    [up, down]: [M; 2],
+    shaper: &Shaper,
+    terms: &Terms<'_>,
+) -> Ending {
+    let mut up = Shaped::new(up, shaper.up());
+    let mut down = Shaped::new(down, shaper.down());
+    duplex::run(pair, [&mut up, &mut down], None, terms)
+        .await
+        .ending()
 }
 
 /// One direction.
-struct Shaped<'a> {
+struct Shaped<'a, M> {
     buckets: &'a [Arc<Bucket>],
-    buffer: Buffer,
+    inner: M,
     /// Until there is something in the buckets.
     pause: Option<Pin<Box<Sleep>>>,
     /// What the next read may bring.
@@ -49,11 +64,11 @@ struct Shaped<'a> {
     ended: bool,
 }
 
-impl<'a> Shaped<'a> {
-    fn new(owed: Vec<u8>, buckets: &'a [Arc<Bucket>]) -> Self {
+impl<'a, M> Shaped<'a, M> {
+    fn new(inner: M, buckets: &'a [Arc<Bucket>]) -> Self {
         Self {
             buckets,
-            buffer: Buffer::new(owed),
+            inner,
             pause: None,
             allowance: 0,
             ended: false,
@@ -97,14 +112,14 @@ fn lesser(one: Available, other: Available) -> Available {
     }
 }
 
-impl Mover for Shaped<'_> {
+impl<M: Mover> Mover for Shaped<'_, M> {
     fn poll_empty(
         &mut self,
         cx: &mut Context<'_>,
         target: &TcpStream,
         count: &impl Fn(u64),
     ) -> Poll<Result<(), Failed>> {
-        ready!(self.buffer.poll_empty(cx, target, count))?;
+        ready!(self.inner.poll_empty(cx, target, count))?;
         if !self.ended {
             ready!(self.poll_allowance(cx));
         }
@@ -112,7 +127,7 @@ impl Mover for Shaped<'_> {
     }
 
     fn fill(&mut self, source: &TcpStream) -> Result<Reading, Failed> {
-        let reading = self.buffer.fill_at_most(source, self.allowance)?;
+        let reading = self.inner.fill_at_most(source, self.allowance)?;
         match reading {
             Reading::Bytes(bytes) => {
                 let now = Instant::now();
@@ -127,26 +142,6 @@ impl Mover for Shaped<'_> {
     }
 
     fn park(&mut self) {
-        self.buffer.park();
-    }
-}
-
-impl Buffer {
-    /// Reads as [`Mover::fill`], but no more than this.
-    fn fill_at_most(&mut self, source: &TcpStream, most: usize) -> Result<Reading, Failed> {
-        if most >= self.size() {
-            return self.fill(source);
-        }
-        let mut bytes = vec![0; most];
-        match source.try_read(&mut bytes) {
-            Ok(0) => Ok(Reading::EndOfFile),
-            Ok(n) => {
-                bytes.truncate(n);
-                self.replace(bytes);
-                Ok(Reading::Bytes(n))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Reading::Nothing),
-            Err(error) => Err(Failed::Source(error)),
-        }
+        self.inner.park();
     }
 }

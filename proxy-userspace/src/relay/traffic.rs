@@ -12,7 +12,7 @@ use super::sockmap::KernelCounters;
 pub struct Counts {
     /// To the client, the `200` included.
     pub to_client: u64,
-    /// To the upstream.
+    /// To the upstream, what asked a parent for the tunnel included.
     pub to_upstream: u64,
 }
 
@@ -25,10 +25,11 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counters of a tunnel whose client has received so many bytes already.
-    pub fn with_sent(to_client: u64) -> Self {
+    /// Counters of a tunnel whose peers have received so many bytes already.
+    pub fn with_sent(to_client: u64, to_upstream: u64) -> Self {
         Self {
             to_client: to_client.into(),
+            to_upstream: to_upstream.into(),
             ..Self::default()
         }
     }

@@ -8,6 +8,7 @@ use super::{READ_BYTES, Session};
 use crate::{
     client_hello::{self, Opening},
     http::{CONNECTION_ESTABLISHED, ProxyError, Refusal},
+    parent::Link,
     relay::{Leg, Pair},
 };
 
@@ -33,7 +34,7 @@ impl Start {
     }
 
     /// Both sides, with what each is owed.
-    pub(super) fn pair(self, client: TcpStream, upstream: TcpStream) -> Box<Pair> {
+    pub(super) fn pair(self, client: TcpStream, link: Link) -> Box<Pair> {
         let (_, written) = self.told();
         let answer: &[u8] = if self.is_answered {
             &[]
@@ -42,15 +43,17 @@ impl Start {
         };
         let client = Leg {
             stream: client,
-            owed: answer.to_vec(),
+            tls: None,
+            owed: [answer, &link.early].concat(),
             consumed: (self.head_bytes + self.early_data.len()) as u64,
             written,
         };
         let upstream = Leg {
-            stream: upstream,
+            stream: link.stream,
+            tls: link.tls.map(|tls| Box::new((*tls).into())),
             owed: self.early_data,
-            consumed: 0,
-            written: 0,
+            consumed: link.consumed,
+            written: link.written,
         };
         Pair::new(client, upstream)
     }

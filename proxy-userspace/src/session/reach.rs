@@ -7,23 +7,22 @@ use std::{
 
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, select, sync::OwnedSemaphorePermit, time::Instant};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{
     Admission, Arrival, Joint, Request, Session,
     hello::{NoOpening, Start},
     reply::Entry,
+    upstream::Reached,
 };
 use crate::{
-    access::{self, Access, Candidate, Claim, Known, Outcome, Permit, Refused},
+    access::{self, Access, Claim, Known, Outcome, Permit, Refused},
     authority::Authority,
     client_hello::Opening,
     config::{Live, Quotas},
     http::Refusal,
-    net::{
-        dial::{Dialled, Patience, Route, dial},
-        listen::canonical,
-    },
+    net::listen::canonical,
+    parent::{Hierarchy, Hop},
     policy::{self, ServerName},
     registry::{Applicant, Counted, Stop, Tunnel},
     relay,
@@ -135,13 +134,18 @@ impl Session {
             }
         };
         let Joined {
-            dialled,
+            reached,
             opening,
             permit,
-            candidate,
             mut counted,
             shaper,
         } = joined;
+        let Reached {
+            link,
+            destination,
+            rule,
+        } = reached;
+        let hop = permit.hop.unwrap_or(Hop::Direct);
         let tunnel = Arc::new(Tunnel {
             id: self.arrival.id,
             client: self.arrival.client.ip(),
@@ -150,22 +154,28 @@ impl Session {
             user: permit.user,
             reverse_name: permit.reverse_name,
             opening,
-            upstream: candidate.address,
+            upstream: link.address,
+            destination,
+            hierarchy: hop.hierarchy(),
+            parent: match hop {
+                Hop::Direct => None,
+                Hop::Parent(parent, _) => Some(Arc::clone(&parent.name)),
+            },
             mark: asked.mark,
             dice: asked.dice,
             stop: Stop::new(&self.cancel),
             target,
         });
         counted.enlist(Arc::clone(&tunnel));
-        let (live, rule) = (self.live(), candidate.rule);
+        let live = self.live();
         // Whoever changed the rules while we were connecting has not found the tunnel yet.
         let present = self.shared.current.get();
         if !Arc::ptr_eq(&present, &live) && present.enforce_on_live {
             tunnel.enforce(&present);
         }
         Some(Joint {
-            pair: start.pair(stream, dialled.stream),
-            engine: live.engine(rule, candidate.address),
+            engine: live.engine(rule, link.address),
+            pair: start.pair(stream, link),
             limits: live.limits(rule),
             lifetime: live.lifetime(rule),
             rule: rule
@@ -177,7 +187,7 @@ impl Session {
         })
     }
 
-    /// Everything between the request and the connected socket.
+    /// Everything between the request and the connection to the target.
     async fn join(
         &self,
         mut asked: access::Request<'_>,
@@ -205,71 +215,92 @@ impl Session {
             let access = self.access(live, room, deadline);
             outcome = access.decide(&asked, &mut known, true).await;
         }
-        let Outcome::Permit(mut permit) = outcome.map_err(Failure::Refused)? else {
-            // It is asked for once.
-            return Err(Failure::Left);
+        let mut permit = permitted(outcome)?;
+        self.note_would_deny(&permit, asked.url);
+        let limit = |permit: &Permit, refusal| Failure::Limit {
+            refusal,
+            user: permit.user.clone(),
         };
+        // The limits of the first address's rule: all addresses of a host have the same one, or nearly.
+        let first = permit
+            .candidates
+            .first()
+            .map_or(permit.rule, |first| first.rule);
+        let mut counted = self
+            .count(&permit, first)
+            .map_err(|refusal| limit(&permit, refusal))?;
+        let reached = loop {
+            // The ways that are left have their share of the time.
+            let ways = u32::try_from(known.hops().len()).unwrap_or(u32::MAX).max(1);
+            let now = Instant::now();
+            let until = now + deadline.saturating_duration_since(now) / ways;
+            let failed = match self.reach(&asked, &permit, room, until).await {
+                Ok(reached) => break reached,
+                Err(failed) => failed,
+            };
+            if failed.is_final || !known.next_hop() {
+                return Err(Failure::Unreachable {
+                    refusal: failed.refusal,
+                    tried: failed.tried,
+                    hierarchy: permit.hop.as_ref().map(Hop::hierarchy).unwrap_or_default(),
+                    user: permit.user,
+                });
+            }
+            debug!(
+                id = self.arrival.id,
+                target = asked.url,
+                "the next way: {}",
+                failed.refusal.reason()
+            );
+            let access = self.access(live, room, deadline);
+            permit = permitted(access.decide(&asked, &mut known, true).await)?;
+        };
+        if reached.rule != first {
+            drop(counted);
+            counted = self
+                .count(&permit, reached.rule)
+                .map_err(|refusal| limit(&permit, refusal))?;
+        }
+        let shaper = self.shaper(live, &asked, &permit, &reached);
+        Ok(Joined {
+            reached,
+            opening,
+            permit,
+            counted,
+            shaper,
+        })
+    }
+
+    /// Tells of rules that only report.
+    fn note_would_deny(&self, permit: &Permit, url: &str) {
         for rule in &permit.would_deny {
             self.shared.registry.note_would_deny(rule);
             info!(
                 id = self.arrival.id,
                 client = %self.arrival.client,
-                target = asked.url,
+                target = url,
                 rule,
                 "would be denied"
             );
         }
-        let user = permit.user.clone();
-        let no_address = || Failure::Unreachable {
-            refusal: access::no_address(asked.target),
-            tried: None,
-            user: user.clone(),
-        };
-        let limit = |refusal| Failure::Limit {
-            refusal,
-            user: user.clone(),
-        };
-        // The limits of the first address's rule: all addresses of a host have the same one, or nearly.
-        let first = permit.candidates.first().cloned().ok_or_else(no_address)?;
-        let counted = self.count(&permit, &first).map_err(limit)?;
-        let now = live.moment();
-        let routes: Vec<Route> = permit
-            .candidates
-            .iter()
-            .map(|candidate| {
-                let addresses = [candidate.address.ip()];
-                let facts = access::facts(&asked, &permit, now, Some(&addresses), false);
-                Route {
-                    target: candidate.address,
-                    outgoing: live.outgoing(candidate.address, &facts),
-                }
-            })
-            .collect();
-        let patience = Patience {
-            deadline,
-            attempt: live.attempt_timeout,
-        };
-        let dialled = dial(&routes, patience).await.map_err(|error| {
-            error.map_or_else(no_address, |error| Failure::Unreachable {
-                refusal: error.refusal,
-                tried: Some(error.tried.ip()),
-                user: user.clone(),
-            })
-        })?;
-        let candidate = permit.candidates.swap_remove(dialled.index);
-        let counted = if candidate.rule == first.rule {
-            counted
-        } else {
-            drop(counted);
-            self.count(&permit, &candidate).map_err(limit)?
-        };
-        let addresses = [candidate.address.ip()];
-        let facts = access::facts(&asked, &permit, now, Some(&addresses), false);
+    }
+
+    /// What limits the tunnel's bandwidth.
+    fn shaper(
+        &self,
+        live: &Live,
+        asked: &access::Request<'_>,
+        permit: &Permit,
+        reached: &Reached,
+    ) -> Option<Arc<Shaper>> {
+        let addresses = reached.destination.map(|address| [address]);
+        let known = addresses.as_ref().map(<[IpAddr; 1]>::as_slice);
+        let facts = access::facts(asked, permit, live.moment(), known, false);
         let shape = live
             .shapes
             .iter()
             .find(|(terms, _)| policy::hold(terms, &facts));
-        let of_rule = live.grant(candidate.rule).map(|grant| &grant.buckets);
+        let of_rule = live.grant(reached.rule).map(|grant| &grant.buckets);
         let specs: Vec<_> = shape
             .map(|(_, specs)| specs)
             .into_iter()
@@ -278,33 +309,22 @@ impl Session {
             .chain(&live.bandwidth_per_tunnel)
             .collect();
         let client = self.arrival.client.ip();
-        let shaper = self
-            .shared
+        self.shared
             .buckets
-            .shaper(&specs, client, permit.user.as_deref());
-        Ok(Joined {
-            dialled,
-            opening,
-            permit,
-            candidate,
-            counted,
-            shaper,
-        })
+            .shaper(&specs, client, permit.user.as_deref())
     }
 
     /// Counts the tunnel, if the limits permit it.
-    fn count(&self, permit: &Permit, candidate: &Candidate) -> Result<Counted, Refusal> {
+    fn count(&self, permit: &Permit, index: Option<usize>) -> Result<Counted, Refusal> {
         let live = self.live();
-        let rule = candidate
-            .rule
-            .and_then(|index| live.policy.rules().get(index));
+        let rule = index.and_then(|index| live.policy.rules().get(index));
         let who = Applicant {
             client: self.arrival.client.ip(),
             user: permit.user.as_ref(),
             rule: rule.map(|rule| rule.name.as_str()),
         };
         let of_rule = live
-            .grant(candidate.rule)
+            .grant(index)
             .map_or_else(Quotas::default, |grant| grant.quotas);
         let begun = self.shared.registry.begin(&who, live.quotas, of_rule);
         begun.map_err(Into::into)
@@ -313,10 +333,9 @@ impl Session {
 
 /// A target that is permitted and connected to.
 struct Joined {
-    dialled: Dialled,
+    reached: Reached,
     opening: Option<Opening>,
     permit: Permit,
-    candidate: Candidate,
     counted: Counted,
     shaper: Option<Arc<Shaper>>,
 }
@@ -336,8 +355,18 @@ pub(super) enum Failure {
     Unreachable {
         refusal: Refusal,
         tried: Option<IpAddr>,
+        hierarchy: Hierarchy,
         user: Option<Arc<str>>,
     },
+}
+
+/// The permit of a decision that everything is known for.
+fn permitted(outcome: Result<Outcome, Refused>) -> Result<Permit, Failure> {
+    match outcome.map_err(Failure::Refused)? {
+        Outcome::Permit(permit) => Ok(permit),
+        // It is asked for once.
+        Outcome::NeedsServerName => Err(Failure::Left),
+    }
 }
 
 /// A number that nobody can foretell, for conditions on chance.

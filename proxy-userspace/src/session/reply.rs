@@ -17,6 +17,7 @@ use crate::{
     client_hello::Opening,
     http::{ProxyError, Refusal, Status},
     limits::{LINGER_MAX_BYTES, LINGER_TIMEOUT},
+    parent::Hierarchy,
     registry::Tunnel,
     relay::{self, Ending, Outcome},
 };
@@ -41,10 +42,12 @@ impl Session {
             Failure::Unreachable {
                 refusal,
                 tried,
+                hierarchy,
                 user,
             } => {
                 let entry = Entry {
                     peer: tried,
+                    hierarchy,
                     user: user.as_deref(),
                     ..entry
                 };
@@ -104,6 +107,7 @@ impl Session {
             id,
             target,
             upstream,
+            parent,
             user,
             opening,
             ..
@@ -124,6 +128,7 @@ impl Session {
             %target,
             sni,
             %upstream,
+            parent = parent.as_deref(),
             rule,
             engine = %outcome.engine,
             moved_after = outcome.moved_after,
@@ -225,6 +230,7 @@ impl Session {
             method: "NONE".to_owned(),
             url: "error:transaction-end-before-headers".to_owned(),
             peer: None,
+            hierarchy: Hierarchy::Direct,
             content_type: None,
         }
     }
@@ -238,6 +244,7 @@ impl Session {
             url,
             user,
             peer,
+            hierarchy,
             content_type,
         } = entry;
         self.shared.access_log.log(&Record {
@@ -251,6 +258,7 @@ impl Session {
             method: method.to_owned(),
             url,
             peer,
+            hierarchy,
             content_type,
         });
     }
@@ -266,6 +274,7 @@ pub(super) struct Entry<'a> {
     pub(super) url: String,
     pub(super) user: Option<&'a str>,
     pub(super) peer: Option<IpAddr>,
+    pub(super) hierarchy: Hierarchy,
     pub(super) content_type: Option<&'static str>,
 }
 
@@ -279,6 +288,7 @@ impl Default for Entry<'_> {
             url: String::new(),
             user: None,
             peer: None,
+            hierarchy: Hierarchy::Direct,
             content_type: None,
         }
     }

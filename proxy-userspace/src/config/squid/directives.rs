@@ -1,7 +1,7 @@
 //! Every directive of squid.conf, and what becomes of it.
 
 use super::{
-    Line, names, pools,
+    Line, names, peers, pools,
     settings::{self, Translation},
 };
 
@@ -60,10 +60,12 @@ type Apply = fn(&mut Translation<'_>, &Line) -> Result<(), String>;
 const USED: &[(&str, Apply)] = &[
     ("access_log", settings::access_log),
     ("acl", settings::acl),
-    ("always_direct", settings::always_direct),
+    ("always_direct", peers::always_direct),
     ("append_domain", names::append_domain),
     ("auth_param", settings::auth_param),
     ("cache_access_log", settings::access_log),
+    ("cache_peer", peers::cache_peer),
+    ("cache_peer_access", peers::cache_peer_access),
     (
         "client_ip_max_connections",
         settings::client_ip_max_connections,
@@ -84,8 +86,10 @@ const USED: &[(&str, Apply)] = &[
     ("http_port", settings::http_port),
     ("logformat", settings::logformat),
     ("negative_dns_ttl", names::negative_dns_ttl),
-    ("never_direct", settings::never_direct),
+    ("never_direct", peers::never_direct),
+    ("nonhierarchical_direct", peers::nonhierarchical_direct),
     ("positive_dns_ttl", names::positive_dns_ttl),
+    ("prefer_direct", peers::prefer_direct),
     ("read_timeout", settings::read_timeout),
     ("request_timeout", settings::request_timeout),
     ("tcp_outgoing_address", settings::tcp_outgoing_address),
@@ -118,8 +122,8 @@ const IGNORED: &[(&str, &str)] = &[
          icp_hit_stale icp_port icp_query_timeout log_icp_queries maximum_icp_query_timeout \
          mcast_groups mcast_icp_query_timeout mcast_miss_addr mcast_miss_encode_key mcast_miss_port \
          mcast_miss_ttl minimum_direct_hops minimum_direct_rtt minimum_icp_query_timeout netdb_filename \
-         netdb_high netdb_low netdb_ping_period nonhierarchical_direct peer_connect_timeout pinger_enable \
-         pinger_program prefer_direct query_icmp test_reachability udp_incoming_address \
+         netdb_high netdb_low netdb_ping_period peer_connect_timeout pinger_enable \
+         pinger_program query_icmp test_reachability udp_incoming_address \
          udp_outgoing_address wccp2_address wccp2_assignment_method wccp2_forwarding_method \
          wccp2_rebuild_wait wccp2_return_method wccp2_router wccp2_service wccp2_service_info \
          wccp2_weight wccp_address wccp_router wccp_version",
@@ -196,8 +200,8 @@ const IGNORED: &[(&str, &str)] = &[
 /// What would matter, by reason.
 const UNSUPPORTED: &[(&str, &str)] = &[
     (
-        "tunnels go straight to their target; parent proxies are to come",
-        "cache_peer cache_peer_access cache_peer_domain neighbor_type_domain",
+        "it left Squid long ago; write cache_peer_access",
+        "cache_peer_domain neighbor_type_domain",
     ),
     (
         "there are no helper programs",

@@ -16,6 +16,7 @@ use super::{
         values::{Dscp, Item, LogTarget, Network, Span, Text, Word},
     },
     Acls, ConfigError, Line, Reader, names,
+    peers::Peers,
     pools::Pool,
     words,
 };
@@ -39,6 +40,7 @@ pub(super) struct Translation<'r> {
     pub(super) pools: BTreeMap<u32, Pool>,
     pub(super) pool_count: Option<u32>,
     forward_timeout: Option<Duration>,
+    pub(super) peers: Peers,
 }
 
 /// An `http_access` line, or one like it.
@@ -79,6 +81,7 @@ impl<'r> Translation<'r> {
             pools: BTreeMap::new(),
             pool_count: None,
             forward_timeout: None,
+            peers: Peers::default(),
         }
     }
 
@@ -112,6 +115,9 @@ impl<'r> Translation<'r> {
             errors.push(error);
         }
         if let Err(error) = self.delay_pools() {
+            errors.push(error);
+        }
+        if let Err(error) = self.cache_peers() {
             errors.push(error);
         }
         if let Some(limit) = self.forward_timeout {
@@ -484,21 +490,6 @@ fn deny_with(rule: &mut Rule, page: &str) {
         rule.status = status.filter(|status| (300..400).contains(status));
     } else {
         rule.status = status.filter(|status| *status >= 400);
-    }
-}
-
-/// Without parents everything is direct.
-pub(super) fn always_direct(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    to.access_line(line, &line.words).map(drop)
-}
-
-/// The same, unless somebody forbids it.
-pub(super) fn never_direct(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    match to.access_line(line, &line.words)? {
-        Some(access) if access.allow => {
-            Err("never_direct is not supported: tunnels go straight to their target; parent proxies are to come".to_owned())
-        }
-        _ => Ok(()),
     }
 }
 

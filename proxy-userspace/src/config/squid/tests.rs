@@ -68,12 +68,14 @@ fn what_is_wrong_is_named_with_its_line_all_at_once() {
 #[test]
 fn what_would_matter_is_refused_and_what_cannot_is_listed() {
     for (line, part) in [
-        ("cache_peer p parent 3128 0", "cache_peer is not supported"),
+        ("cache_peer p parent 3128 0 carp", "the option carp"),
+        ("cache_peer p parent 3128 0 login=PASS", "is not supported"),
+        ("cache_peer_access p allow all", "there is no cache_peer p"),
         ("url_rewrite_program /bin/x", "there are no helper programs"),
         ("acl e external x", "there are no external helpers"),
         ("http_port 1 intercept", "clients have to ask for a tunnel"),
         ("http_port 1 magic", "no option magic"),
-        ("never_direct allow all", "parent proxies are to come"),
+        ("never_direct allow all", "there is no cache_peer"),
         ("access_log syslog:daemon.info", "is not supported"),
         (
             "access_log /x combined",
@@ -177,5 +179,137 @@ fn settings_have_their_counterparts() {
         "redirect = \"http://why/?%u\"",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+/// Which ways the route of each request has, in its order, by a squid.conf with two parents.
+fn ways(lines: &str, host: &str, method: &str) -> Vec<String> {
+    use crate::{
+        authority::Authority,
+        config::Config,
+        policy::{Facts, Moment, ServerName, User},
+    };
+
+    let text = format!(
+        "http_port 3128\nacl in dstdomain .corp.test\nacl out dstdomain .out.test\n\
+         cache_peer a.test parent 3128 0 no-query name=a\ncache_peer b.test parent 3128 0 name=b\n{lines}\n\
+         http_access allow all\n"
+    );
+    let translated = translated(&text).unwrap();
+    let live = Config::from_file(translated.file, "squid.conf".as_ref())
+        .unwrap()
+        .live;
+    let host = Authority::parse(format!("{host}:443").as_bytes()).unwrap();
+    let facts = Facts {
+        client: [10, 0, 0, 1].into(),
+        listener: ([10, 0, 0, 2], 3128).into(),
+        listener_name: "3128",
+        method,
+        scheme: None,
+        host: host.host(),
+        port: 443,
+        url: "",
+        user: User::Unchecked,
+        server_name: ServerName::Unheard,
+        now: Moment::default(),
+        addresses: None,
+        reverse_name: None,
+        own_address: false,
+        connections: 1,
+        mark: 0,
+        dice: 0,
+    };
+    let hops = live.hops(live.route(&facts).unwrap(), &facts);
+    hops.iter()
+        .map(|hop| match hop {
+            crate::parent::Hop::Direct => "direct".to_owned(),
+            crate::parent::Hop::Parent(parent, _) => parent.name.to_string(),
+        })
+        .collect()
+}
+
+#[test]
+fn parents_are_used_as_squid_uses_them() {
+    for (lines, host, method, expected) in [
+        ("", "x.test", "CONNECT", "direct a b"),
+        ("", "x.test", "GET", "a b direct"),
+        ("prefer_direct on", "x.test", "GET", "direct a b"),
+        (
+            "nonhierarchical_direct off",
+            "x.test",
+            "CONNECT",
+            "a b direct",
+        ),
+        ("never_direct allow all", "x.test", "CONNECT", "a b"),
+        ("never_direct allow out", "www.out.test", "CONNECT", "a b"),
+        ("never_direct allow out", "x.test", "CONNECT", "direct a b"),
+        // Where no line fits, the opposite of the last.
+        ("never_direct deny in", "x.test", "CONNECT", "a b"),
+        (
+            "never_direct deny in",
+            "in.corp.test",
+            "CONNECT",
+            "direct a b",
+        ),
+        (
+            "always_direct allow in\nnever_direct allow all",
+            "in.corp.test",
+            "CONNECT",
+            "direct",
+        ),
+        (
+            "always_direct allow in\nnever_direct allow all",
+            "x.test",
+            "CONNECT",
+            "a b",
+        ),
+        (
+            "always_direct deny out\nalways_direct allow !in",
+            "x.test",
+            "CONNECT",
+            "direct",
+        ),
+        (
+            "always_direct deny out\nalways_direct allow !in",
+            "out.test",
+            "CONNECT",
+            "direct a b",
+        ),
+        (
+            "always_direct deny out\nalways_direct allow !in",
+            "corp.test",
+            "CONNECT",
+            "direct a b",
+        ),
+        (
+            "never_direct allow all\ncache_peer_access a allow in",
+            "x.test",
+            "CONNECT",
+            "b",
+        ),
+        (
+            "never_direct allow all\ncache_peer_access a allow in",
+            "corp.test",
+            "CONNECT",
+            "a b",
+        ),
+        (
+            "never_direct allow all\ncache_peer_access a deny all",
+            "x.test",
+            "CONNECT",
+            "b",
+        ),
+        (
+            "never_direct allow all\ncache_peer_access b deny in out\ncache_peer_access b allow in",
+            "corp.test",
+            "CONNECT",
+            "a b",
+        ),
+    ] {
+        assert_eq!(
+            ways(lines, host, method).join(" "),
+            expected,
+            "{lines}: {host} {method}"
+        );
     }
 }

@@ -109,6 +109,7 @@ impl Bench {
     fn splice(self, engine: &Arc<Sockmap>, consumed: u64) -> Spliced {
         let leg = |stream, consumed| Leg {
             stream,
+            tls: None,
             owed: Vec::new(),
             consumed,
             written: 0,

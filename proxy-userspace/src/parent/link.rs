@@ -1,0 +1,309 @@
+//! A connection to a parent, and through it to a target.
+
+use std::{
+    fmt,
+    io::{self, Read as _},
+    net::{IpAddr, SocketAddr},
+};
+
+use rustls::ClientConnection;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use super::Parent;
+use crate::{
+    access::leads_back,
+    authority::{Authority, Host},
+    config::Live,
+    http::{ProxyError, Refusal, ResponseHead, Status},
+    net::{
+        dial::{Patience, Route, dial},
+        outgoing::Outgoing,
+    },
+};
+
+/// What is read of an answer at once.
+const READ_BYTES: usize = 4096;
+
+/// What a parent is connected to with.
+pub(crate) struct Dialling<'a> {
+    pub(crate) live: &'a Live,
+    /// Our own listeners, which a parent cannot be.
+    pub(crate) listeners: &'a [SocketAddr],
+    /// For all of it.
+    pub(crate) deadline: Instant,
+    /// How to connect to an address.
+    pub(crate) outgoing: &'a (dyn Fn(SocketAddr) -> Outgoing + Sync),
+}
+
+/// A connection that leads to the target.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) stream: TcpStream,
+    /// What seals it, if the parent is talked to over TLS.
+    pub(crate) tls: Option<Box<ClientConnection>>,
+    /// The parent's address.
+    pub(crate) address: SocketAddr,
+    /// What came behind the parent's answer.
+    pub(crate) early: Vec<u8>,
+    /// Bytes written to and read from the socket so far, if it is not sealed.
+    pub(crate) written: u64,
+    pub(crate) consumed: u64,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(crate) struct LinkError {
+    /// What the client is told.
+    pub(crate) refusal: Refusal,
+    /// The address that it is about.
+    pub(crate) tried: Option<IpAddr>,
+    /// Whether that is the parent's decision: then it is not for another way to get around it.
+    pub(crate) is_final: bool,
+}
+
+/// A stream over which a parent is talked to.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A connection to the parent itself.
+pub(crate) enum Connection {
+    Plain(TcpStream),
+    Sealed(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+impl Parent {
+    /// Connects to the parent, and notes whether it is there. `hold` is kept for as long as its name is resolved.
+    pub(crate) async fn connect(
+        &self,
+        dialling: &Dialling<'_>,
+        hold: impl Clone + Send + 'static,
+    ) -> Result<(Connection, SocketAddr), LinkError> {
+        let connected = self.try_connect(dialling, hold).await;
+        match &connected {
+            Ok(_) => self.note(Ok(())),
+            Err(error) => self.note(Err(error.refusal.reason())),
+        }
+        connected
+    }
+
+    async fn try_connect(
+        &self,
+        dialling: &Dialling<'_>,
+        hold: impl Clone + Send + 'static,
+    ) -> Result<(Connection, SocketAddr), LinkError> {
+        let address = &self.spec.url.address;
+        let port = address.port().get();
+        let late = |_| self.failed(ProxyError::ConnectionTimeout, "no answer in time");
+        let ips = match address.host() {
+            Host::Ip(ip) => vec![*ip],
+            Host::Name(name) => {
+                let lookup = dialling.live.resolver.addresses(name.as_str(), hold);
+                let found = timeout_at(dialling.deadline, lookup).await.map_err(late)?;
+                found.map_err(|error| self.failed(ProxyError::DnsError, error))?
+            }
+        };
+        let is_usable = |ip: &IpAddr| {
+            leads_back(dialling.listeners, SocketAddr::new(*ip, port)).is_ok_and(|back| !back)
+        };
+        let routes: Vec<Route> = ips
+            .into_iter()
+            .filter(is_usable)
+            .map(|ip| {
+                let target = SocketAddr::new(ip, port);
+                Route {
+                    target,
+                    outgoing: (dialling.outgoing)(target),
+                }
+            })
+            .collect();
+        let patience = Patience {
+            deadline: dialling.deadline,
+            attempt: dialling.live.attempt_timeout,
+        };
+        let dialled = dial(&routes, patience).await.map_err(|error| match error {
+            Some(error) => LinkError {
+                tried: Some(error.tried.ip()),
+                ..self.failed(error.refusal.error(), error.refusal.reason())
+            },
+            None => self.failed(ProxyError::ProxyLoopDetected, "its address is our own"),
+        })?;
+        let peer = routes
+            .get(dialled.index)
+            .map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |route| route.target);
+        let Some((connector, name)) = &self.tls else {
+            return Ok((Connection::Plain(dialled.stream), peer));
+        };
+        let handshake = connector.connect(name.clone(), dialled.stream);
+        let sealed = timeout_at(dialling.deadline, handshake)
+            .await
+            .map_err(late)?;
+        let sealed = sealed.map_err(|error| LinkError {
+            tried: Some(peer.ip()),
+            ..self.failed(ProxyError::TlsProtocolError, error)
+        })?;
+        Ok((Connection::Sealed(Box::new(sealed)), peer))
+    }
+
+    /// Asks for a tunnel to the target.
+    pub(crate) async fn tunnel(
+        &self,
+        target: &Authority,
+        dialling: &Dialling<'_>,
+        hold: impl Clone + Send + 'static,
+    ) -> Result<Link, LinkError> {
+        let (connection, address) = self.connect(dialling, hold).await?;
+        let request = self.request(target);
+        let with_address = |error| LinkError {
+            tried: Some(address.ip()),
+            ..error
+        };
+        match connection {
+            Connection::Plain(mut stream) => {
+                let (received, bytes) = self
+                    .ask(&mut stream, &request, dialling.deadline)
+                    .await
+                    .map_err(with_address)?;
+                Ok(Link {
+                    stream,
+                    tls: None,
+                    address,
+                    written: request.len() as u64,
+                    consumed: received.len() as u64,
+                    early: behind(received, bytes),
+                })
+            }
+            Connection::Sealed(mut stream) => {
+                let (received, bytes) = self
+                    .ask(&mut stream, &request, dialling.deadline)
+                    .await
+                    .map_err(with_address)?;
+                let (stream, mut tls) = stream.into_inner();
+                let mut early = behind(received, bytes);
+                early.extend(opened(&mut tls));
+                Ok(Link {
+                    stream,
+                    tls: Some(Box::new(tls)),
+                    address,
+                    written: 0,
+                    consumed: 0,
+                    early,
+                })
+            }
+        }
+    }
+
+    /// The answer and what came behind it, with the length of its head.
+    async fn ask(
+        &self,
+        stream: &mut impl Stream,
+        request: &[u8],
+        deadline: Instant,
+    ) -> Result<(Vec<u8>, usize), LinkError> {
+        let exchange = async {
+            stream.write_all(request).await?;
+            stream.flush().await?;
+            let mut received = Vec::new();
+            loop {
+                received.reserve(READ_BYTES);
+                if stream.read_buf(&mut received).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                match ResponseHead::parse(&received) {
+                    Ok(None) => {}
+                    Ok(Some(head)) => return Ok((received, head)),
+                    Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+                }
+            }
+        };
+        let answer = timeout_at(deadline, exchange).await.map_err(|_elapsed| {
+            self.failed(
+                ProxyError::HttpResponseTimeout,
+                "no answer to CONNECT in time",
+            )
+        })?;
+        let (received, head) = answer.map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::InvalidData => ProxyError::HttpProtocolError,
+                _ => ProxyError::ConnectionTerminated,
+            };
+            let failed = match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    self.failed(kind, "it closed the connection instead of answering")
+                }
+                _ => self.failed(kind, &error),
+            };
+            self.note(Err(failed.refusal.reason()));
+            failed
+        })?;
+        if (200..300).contains(&head.status) {
+            return Ok((received, head.bytes));
+        }
+        Err(self.refused(head.status))
+    }
+
+    /// A failure of ours to use the parent.
+    fn failed(&self, error: ProxyError, why: impl fmt::Display) -> LinkError {
+        let reason = format!("{self}: {why}");
+        let status = match error.usual_status() {
+            Status::GATEWAY_TIMEOUT => Status::GATEWAY_TIMEOUT,
+            Status::INTERNAL_SERVER_ERROR => Status::INTERNAL_SERVER_ERROR,
+            _ => Status::BAD_GATEWAY,
+        };
+        LinkError {
+            refusal: Refusal::with_status(status, error, reason).with_next_hop(&self.name, None),
+            tried: None,
+            is_final: false,
+        }
+    }
+
+    /// What its refusal means to the client, who did not ask it.
+    fn refused(&self, status: u16) -> LinkError {
+        let (error, what) = match status {
+            407 => (
+                ProxyError::ProxyConfigurationError,
+                "it does not accept our login",
+            ),
+            504 => (ProxyError::HttpResponseTimeout, "it had no answer in time"),
+            500.. => (
+                ProxyError::DestinationUnavailable,
+                "it does not reach the target",
+            ),
+            _ => (ProxyError::HttpRequestDenied, "it refuses the request"),
+        };
+        let failed = self.failed(error, format_args!("{what} ({status})"));
+        LinkError {
+            refusal: failed
+                .refusal
+                .with_other_status(if status == 504 {
+                    Status::GATEWAY_TIMEOUT
+                } else {
+                    Status::BAD_GATEWAY
+                })
+                .with_next_hop(&self.name, Some(status)),
+            is_final: status < 500,
+            tried: None,
+        }
+    }
+}
+
+/// What is left of the received bytes behind a head.
+fn behind(mut received: Vec<u8>, head: usize) -> Vec<u8> {
+    received.split_off(head)
+}
+
+/// What is opened already and was not asked for yet.
+fn opened(tls: &mut ClientConnection) -> Vec<u8> {
+    let len = tls
+        .process_new_packets()
+        .map_or(0, |state| state.plaintext_bytes_to_read());
+    let mut bytes = vec![0; len];
+    match tls.reader().read_exact(&mut bytes) {
+        Ok(()) => bytes,
+        Err(_) => Vec::new(),
+    }
+}
