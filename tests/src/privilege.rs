@@ -99,3 +99,8 @@ macro_rules! require_tun_or_skip {
         }
     };
 }
+
+/// Whether this is one of many runs, for which a part of what is drawn or repeated is enough.
+pub fn is_continuous_integration() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
+}
