@@ -34,7 +34,7 @@ use crate::{
     relay::selection::{EngineChoice, Room, Selection, select as select_engine},
     reload::Reloader,
     server::Server,
-    session::{Current, Shared},
+    session::{Current, Shared, pseudonym},
     shaping::Buckets,
 };
 
@@ -87,6 +87,7 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
             registry: Arc::new(Registry::default()),
             buckets: Buckets::default(),
             checks: Arc::new(Semaphore::new(MAX_PASSWORD_CHECKS.min(cores))),
+            pseudonym: pseudonym(),
         },
         tunnels,
     );

@@ -312,15 +312,18 @@ impl Parent {
         self.health.note(self, state);
     }
 
-    /// What asks it for a tunnel (RFC 9110 section 9.3.6).
-    fn request(&self, target: &Authority) -> Vec<u8> {
+    /// What asks it for a tunnel (RFC 9110 section 9.3.6); `via` says which proxies the request has passed, so that
+    /// one of them notices if it comes around.
+    #[must_use]
+    pub fn request(&self, target: &Authority, via: &str) -> Vec<u8> {
         let login = self.spec.login.as_ref().map_or(String::new(), |login| {
             format!(
                 "Proxy-Authorization: Basic {}\r\n",
                 STANDARD.encode(&**login)
             )
         });
-        format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n").into_bytes()
+        format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nVia: {via}\r\n{login}\r\n")
+            .into_bytes()
     }
 }
 
@@ -378,8 +381,8 @@ mod tests {
     fn the_request_has_the_login_and_no_more() {
         let target = Authority::parse(b"origin.test:443").unwrap();
         assert_eq!(
-            String::from_utf8(parent("a").request(&target)).unwrap(),
-            "CONNECT origin.test:443 HTTP/1.1\r\nHost: origin.test:443\r\n\
+            String::from_utf8(parent("a").request(&target, "1.1 us")).unwrap(),
+            "CONNECT origin.test:443 HTTP/1.1\r\nHost: origin.test:443\r\nVia: 1.1 us\r\n\
              Proxy-Authorization: Basic YW5uYTpzZWNyZXQ=\r\n\r\n"
         );
     }

@@ -34,7 +34,7 @@ use crate::{
     config::Live,
     http::{
         AbsoluteTarget, CONNECTION_ESTABLISHED, ConnectRequest, Head, HeadParser, Progress,
-        Refusal, RequestError, Status,
+        ProxyError, Refusal, RequestError, Status,
     },
     limits::TURNED_AWAY_HEAD_TIMEOUT,
     policy::ServerName,
@@ -66,6 +66,30 @@ pub struct Shared {
     pub buckets: Buckets,
     /// How many passwords are checked at a time.
     pub checks: Arc<Semaphore>,
+    /// What we call ourselves in `Via` (RFC 9110 section 7.6.3); no other process is called so.
+    pub pseudonym: Box<str>,
+}
+
+impl Shared {
+    /// The proxies that a request has passed, and us.
+    fn via(&self, before: &str) -> String {
+        let comma = if before.is_empty() { "" } else { ", " };
+        format!("{before}{comma}1.1 {}", self.pseudonym)
+    }
+
+    /// Whether we are one of them.
+    fn is_in(&self, via: &str) -> bool {
+        via.split([' ', ',', '\t'])
+            .any(|word| word == &*self.pseudonym)
+    }
+}
+
+/// A name for a process.
+#[must_use]
+pub fn pseudonym() -> Box<str> {
+    use std::hash::{BuildHasher as _, RandomState};
+
+    format!("underpass-{:016x}", RandomState::new().hash_one(())).into()
 }
 
 /// The configuration that new requests are judged by. Those that are being served keep theirs.
@@ -139,6 +163,8 @@ struct Request {
     start: Start,
     target: Authority,
     claim: Claim,
+    /// Which proxies it has passed.
+    via: String,
 }
 
 /// Both sides of a tunnel that is to run, and by what.
@@ -310,7 +336,17 @@ impl Session {
                 return None;
             }
         };
+        let via = via(&head);
+        if self.shared.is_in(&via) {
+            let reason = "the request has passed this proxy before; a parent leads back to it";
+            let refusal = Refusal::new(ProxyError::ProxyLoopDetected, reason);
+            let url = request.authority.to_string();
+            self.refuse_request(stream, &refusal, Some("CONNECT"), &url)
+                .await;
+            return None;
+        }
         Some(Request {
+            via,
             stream,
             start: Start {
                 head_bytes,
@@ -384,6 +420,14 @@ async fn end_after(
         () = sleep(lifetime) => stop.end(Ending::Lifetime),
     }
     relay.await
+}
+
+/// Which proxies the request has passed, in one line; what is no text is left out.
+fn via(head: &Head) -> String {
+    let values = head
+        .values("via")
+        .filter_map(|value| str::from_utf8(value).ok());
+    values.collect::<Vec<_>>().join(", ")
 }
 
 /// Who the client says it is. Several answers are none.

@@ -82,11 +82,13 @@ fn tunnel(scene: &Scene, early: &[u8], behind: &[u8]) -> Tunnel {
         let answered = answer(&parent, &reply);
         (client.join().unwrap(), answered)
     });
+    let (begin, rest) = request.split_once("Via: 1.1 underpass-").unwrap();
     assert_eq!(
-        request,
-        "CONNECT far.test:443 HTTP/1.1\r\nHost: far.test:443\r\n\
-         Proxy-Authorization: Basic YW5uYTpzZWNyZXQ=\r\n\r\n"
+        begin,
+        "CONNECT far.test:443 HTTP/1.1\r\nHost: far.test:443\r\n"
     );
+    let (_, rest) = rest.split_once("\r\n").unwrap();
+    assert_eq!(rest, "Proxy-Authorization: Basic YW5uYTpzZWNyZXQ=\r\n\r\n");
     Tunnel { client, origin }
 }
 
@@ -316,8 +318,12 @@ fn a_refusal_is_final() {
 fn rules_hold_for_what_goes_through_a_parent() {
     require_root_or_skip!();
     let lab = Lab::new();
-    lab.proxy
-        .set_hosts(&[("10.77.2.1", "open.test"), ("192.168.9.9", "inner.test")]);
+    lab.proxy.set_hosts(&[
+        ("10.77.2.1", "open.test"),
+        ("192.168.9.9", "inner.test"),
+        ("10.77.2.1", "known.test"),
+        ("10.88.0.1", "shut.test"),
+    ]);
     let daemon = configured(
         &lab,
         r#"
@@ -329,6 +335,10 @@ fn rules_hold_for_what_goes_through_a_parent() {
         [[rule]]
         action = "deny"
         host = ["bad.test"]
+        [[rule]]
+        action = "deny"
+        host = ["known.test", "shut.test"]
+        destination = ["10.88.0.0/16"]
         [[route]]
         host = [".here.test", "open.test", "inner.test"]
         via = ["address"]
@@ -342,7 +352,16 @@ fn rules_hold_for_what_goes_through_a_parent() {
         answer(&address, b"HTTP/1.1 200 OK\r\n\r\n").1
     });
     assert!(request.starts_with("CONNECT 10.77.2.1:443 "), "{request}");
+    // A rule that asks for the address does not change who finds it in the end.
+    let name = parent_by_hand(&lab, 3991);
+    let request = thread::scope(|scope| {
+        scope.spawn(|| drop(client(&lab).tunnel("known.test:443")));
+        answer(&name, b"HTTP/1.1 200 OK\r\n\r\n").1
+    });
+    assert!(request.starts_with("CONNECT known.test:443 "), "{request}");
+    drop((address, name));
     for (target, status, error) in [
+        ("shut.test:443", 403, "http_request_denied"),
         ("bad.test:443", 403, "http_request_denied"),
         // Private, and not opened.
         ("192.168.9.9:443", 403, "destination_ip_prohibited"),
@@ -355,6 +374,37 @@ fn rules_hold_for_what_goes_through_a_parent() {
             .unwrap_or_else(|error| panic!("{target}: {error}"));
     }
     drop(daemon);
+}
+
+/// Two proxies that are each other's parents.
+#[test]
+fn a_circle_of_parents_is_noticed() {
+    require_root_or_skip!();
+    let lab = Lab::new();
+    let config = |port: u16, other: u16| {
+        format!(
+            "listen = [\"10.77.1.2:{port}\"]\nallow_client = [\"10.77.0.0/16\"]\n\
+             [[route]]\nvia = [\"other\"]\n[parent.other]\nurl = \"http://10.77.1.2:{other}\"\ncheck = \"1h\"\n"
+        )
+    };
+    let other = lab.scratch().write("other.toml", config(3129, 3128));
+    let _other = proxy_tests::daemon::Setup::bare(&lab.proxy)
+        .option("--config", other)
+        .start();
+    let daemon = proxy_tests::daemon::Setup::bare(&lab.proxy)
+        .config(&lab, &config(3128, 3129))
+        .start();
+    client(&lab)
+        .refusal("far.test:443")
+        .check_refusal(502, "destination_unavailable")
+        .unwrap();
+    // Once around: the request, and the one that came back.
+    let lines = daemon.wait_access_lines(2);
+    assert!(
+        lines.iter().any(|line| line.contains("/403 ")),
+        "{lines:#?}"
+    );
+    assert_eq!(lines.len(), 2);
 }
 
 /// Debian's Squid as the parent, with and without a login.
@@ -425,7 +475,7 @@ fn squid(lab: &Lab, lines: &str) -> std::path::PathBuf {
     lab.scratch().write("squid.conf", text)
 }
 
-/// Bytes go both ways, up to both ends.
+/// Bytes go both ways. Nobody ends before all are there: for Squid a half-close is the end of both directions.
 fn expect_tunnel(lab: &Lab, target: &str, origin: &Origin) {
     let client = client(lab).tunnel(target);
     let upstream = origin.accept();
@@ -435,10 +485,7 @@ fn expect_tunnel(lab: &Lab, target: &str, origin: &Origin) {
 fn exchange(client: &TcpStream, upstream: &TcpStream) {
     let (up, down) = (Payload::new(8), Payload::new(9));
     thread::scope(|scope| {
-        scope.spawn(|| {
-            up.send(&mut &*client, 3_000_000).unwrap();
-            client.shutdown(Shutdown::Write).unwrap();
-        });
+        scope.spawn(|| up.send(&mut &*client, 3_000_000).unwrap());
         scope.spawn(|| down.send(&mut &*upstream, 2_000_000).unwrap());
         scope.spawn(|| up.receive(&mut &*upstream, 3_000_000).unwrap());
         scope.spawn(|| down.receive(&mut &*client, 2_000_000).unwrap());

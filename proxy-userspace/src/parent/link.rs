@@ -16,7 +16,7 @@ use tokio::{
 use super::Parent;
 use crate::{
     access::leads_back,
-    authority::{Authority, Host},
+    authority::Host,
     config::Live,
     http::{ProxyError, Refusal, ResponseHead, Status},
     net::{
@@ -149,15 +149,16 @@ impl Parent {
         Ok((Connection::Sealed(Box::new(sealed)), peer))
     }
 
-    /// Asks for a tunnel to the target.
+    /// Asks for a tunnel by this [request](Parent::request), and notes whether there was an answer.
     pub(crate) async fn tunnel(
         &self,
-        target: &Authority,
+        request: &[u8],
         dialling: &Dialling<'_>,
         hold: impl Clone + Send + 'static,
     ) -> Result<Link, LinkError> {
-        let (connection, address) = self.connect(dialling, hold).await?;
-        let request = self.request(target);
+        let connected = self.try_connect(dialling, hold).await;
+        let (connection, address) =
+            connected.inspect_err(|error| self.note(Err(error.refusal.reason())))?;
         let with_address = |error| LinkError {
             tried: Some(address.ip()),
             ..error
@@ -165,7 +166,7 @@ impl Parent {
         match connection {
             Connection::Plain(mut stream) => {
                 let (received, bytes) = self
-                    .ask(&mut stream, &request, dialling.deadline)
+                    .ask(&mut stream, request, dialling.deadline)
                     .await
                     .map_err(with_address)?;
                 Ok(Link {
@@ -179,7 +180,7 @@ impl Parent {
             }
             Connection::Sealed(mut stream) => {
                 let (received, bytes) = self
-                    .ask(&mut stream, &request, dialling.deadline)
+                    .ask(&mut stream, request, dialling.deadline)
                     .await
                     .map_err(with_address)?;
                 let (stream, mut tls) = stream.into_inner();
@@ -240,6 +241,7 @@ impl Parent {
             self.note(Err(failed.refusal.reason()));
             failed
         })?;
+        self.note(Ok(()));
         if (200..300).contains(&head.status) {
             return Ok((received, head.bytes));
         }

@@ -94,6 +94,7 @@ impl Session {
             mut start,
             target,
             claim,
+            via,
         } = request;
         let url = target.to_string();
         let room = match &self.arrival.admission {
@@ -111,7 +112,7 @@ impl Session {
         };
         let asked = self.asked(&stream, &target, &url, &claim);
         let joined = select! {
-            joined = self.join(asked, room, &stream, &mut start) => joined,
+            joined = self.join(asked, &via, room, &stream, &mut start) => joined,
             () = self.cancel.cancelled() => {
                 relay::reset_on_close(&stream);
                 Err(Failure::Left)
@@ -191,6 +192,7 @@ impl Session {
     async fn join(
         &self,
         mut asked: access::Request<'_>,
+        via: &str,
         room: &Arc<OwnedSemaphorePermit>,
         stream: &TcpStream,
         start: &mut Start,
@@ -234,7 +236,7 @@ impl Session {
             let ways = u32::try_from(known.hops().len()).unwrap_or(u32::MAX).max(1);
             let now = Instant::now();
             let until = now + deadline.saturating_duration_since(now) / ways;
-            let failed = match self.reach(&asked, &permit, room, until).await {
+            let failed = match self.reach(&asked, via, &permit, room, until).await {
                 Ok(reached) => break reached,
                 Err(failed) => failed,
             };

@@ -14,8 +14,7 @@ use crate::{
     config::Live,
     http::Refusal,
     net::dial::{Patience, Route, dial},
-    parent::{Dialling, Hop, Link, LinkError, Parent},
-    policy::Facts,
+    parent::{Dialling, Hop, Link, LinkError},
 };
 
 /// A target that was reached.
@@ -30,10 +29,11 @@ pub(super) struct Reached {
 }
 
 impl Session {
-    /// Tries the way that was permitted.
+    /// Tries the way that was permitted; `via` is what the client's request says of the ways behind it.
     pub(super) async fn reach(
         &self,
         asked: &access::Request<'_>,
+        via: &str,
         permit: &Permit,
         room: &Arc<OwnedSemaphorePermit>,
         deadline: Instant,
@@ -52,18 +52,28 @@ impl Session {
                 };
                 straight(asked.target, permit, outgoing, live, deadline).await
             }
-            Some(Hop::Parent(parent, _)) => {
+            Some(hop @ Hop::Parent(parent, _)) => {
                 let judged = permit.candidates.first();
                 let addresses = judged.map(|candidate| [candidate.address.ip()]);
                 let known = addresses.as_ref().map(<[IpAddr; 1]>::as_slice);
                 let facts = access::facts(asked, permit, now, known, false);
-                let target = judged.and_then(|judged| {
-                    Authority::parse(judged.address.to_string().as_bytes()).ok()
-                });
+                // Rules that ask for the address do not change who finds it.
+                let target = judged
+                    .filter(|_| hop.needs_addresses(asked.target))
+                    .and_then(|judged| {
+                        Authority::parse(judged.address.to_string().as_bytes()).ok()
+                    });
                 let target = target.as_ref().unwrap_or(asked.target);
-                let link = self
-                    .through(parent, target, &facts, live, room, deadline)
-                    .await?;
+                let dialling = Dialling {
+                    live,
+                    listeners: &self.shared.listeners,
+                    deadline,
+                    outgoing: &|address| live.outgoing(address, &facts),
+                };
+                let request = parent.request(target, &self.shared.via(via));
+                // On the heap: most tunnels go another way, and all would carry its size.
+                let tunnel = parent.tunnel(&request, &dialling, Arc::clone(room));
+                let link = Box::pin(tunnel).await?;
                 Ok(Reached {
                     link,
                     destination: judged.map(|candidate| candidate.address.ip()),
@@ -71,25 +81,6 @@ impl Session {
                 })
             }
         }
-    }
-
-    async fn through(
-        &self,
-        parent: &Parent,
-        target: &Authority,
-        facts: &Facts<'_>,
-        live: &Live,
-        room: &Arc<OwnedSemaphorePermit>,
-        deadline: Instant,
-    ) -> Result<Link, LinkError> {
-        let dialling = Dialling {
-            live,
-            listeners: &self.shared.listeners,
-            deadline,
-            outgoing: &|address| live.outgoing(address, facts),
-        };
-        // On the heap: most tunnels go another way, and all would carry its size.
-        Box::pin(parent.tunnel(target, &dialling, Arc::clone(room))).await
     }
 }
 
