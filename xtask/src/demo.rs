@@ -4,7 +4,12 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-use crate::{artifact, cmd, privilege::Privilege, tools};
+use crate::{
+    artifact, cmd,
+    privilege::Privilege,
+    test::{DEMO, PROXY},
+    tools,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -24,11 +29,8 @@ pub(crate) fn command(require_kernel: bool) -> Result<Command> {
     if let Privilege::None(why) = privilege {
         bail!("the demo makes network namespaces and needs root: {why}");
     }
-    let proxy = artifact::build(&["build", "--package", "underpass"], "underpass")?;
-    let demo = artifact::build(
-        &["build", "--package", "proxy-tests", "--bin", "demo"],
-        "demo",
-    )?;
+    let proxy = artifact::build(&PROXY, "underpass")?;
+    let demo = artifact::build(&DEMO, "demo")?;
     let vars = [
         ("PATH", tools::system_path()),
         ("UNDERPASS_BIN", proxy.into()),

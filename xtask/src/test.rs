@@ -20,16 +20,37 @@ use crate::{
 const SKIP_MARK: &str = "skipped: ";
 
 /// What makes the proxy that the suites run.
-pub(crate) const PROXY: [&str; 3] = ["build", "--package", "underpass"];
+///
+/// All members are named whenever something is built for tests: cargo gives a dependency the features that those
+/// which are named ask for, and would build it again for each selection.
+pub(crate) const PROXY: [&str; 6] = [
+    "build",
+    "--workspace",
+    "--exclude",
+    "proxy-ebpf",
+    "--bin",
+    "underpass",
+];
 
 /// What makes the end-to-end test binary.
-pub(crate) const SUITES: [&str; 6] = [
+pub(crate) const SUITES: [&str; 7] = [
     "test",
     "--no-run",
-    "--package",
-    "proxy-tests",
+    "--workspace",
+    "--exclude",
+    "proxy-ebpf",
     "--test",
     "suites",
+];
+
+/// What makes the demo.
+pub(crate) const DEMO: [&str; 6] = [
+    "build",
+    "--workspace",
+    "--exclude",
+    "proxy-ebpf",
+    "--bin",
+    "demo",
 ];
 
 #[derive(clap::Args)]
@@ -65,10 +86,8 @@ enum Elsewhere {
 enum Part {
     /// Formatting, clippy and rustdoc
     Lint,
-    /// Unit, property and doc tests of everything but the rig
+    /// Unit, property and doc tests, the rig's own among them
     Unit,
-    /// The rig's own tests
-    Rig,
     /// The checked-in BPF object against its sources
     Object,
     /// The fuzz targets, for a minute
@@ -113,7 +132,7 @@ impl Args {
         }
         match part {
             Part::Lint if self.skip_lint => Some("--skip-lint was given"),
-            Part::Unit | Part::Rig | Part::E2e => None,
+            Part::Unit | Part::E2e => None,
             Part::Lint
             | Part::Object
             | Part::Fuzz
@@ -129,7 +148,6 @@ impl Part {
         match self {
             Self::Lint => lint::NAME,
             Self::Unit => "unit, property and doc tests",
-            Self::Rig => "tests of the rig",
             Self::Object => "BPF object",
             Self::Fuzz => "fuzz targets",
             Self::ProgramLog => "BPF program that logs",
@@ -144,11 +162,8 @@ impl Part {
         match self {
             Self::Lint => lint::check(report),
             Self::Unit => report.part(self.name(), || {
-                let exclude = ["--exclude", "proxy-ebpf", "--exclude", "proxy-tests"];
-                cargo_test(&[&["--workspace"], exclude.as_slice()].concat(), filter)
-            }),
-            Self::Rig => report.part(self.name(), || {
-                cargo_test(&["--package", "proxy-tests", "--lib", "--bins"], filter)
+                cargo_test(&["--lib", "--bins"], filter)?;
+                cargo_test(&["--doc"], filter)
             }),
             Self::Object => ebpf::verify(report),
             Self::Fuzz => fuzz::check(self.name(), report),
@@ -162,7 +177,8 @@ impl Part {
 
 fn cargo_test(selection: &[&str], filter: Option<&str>) -> Result<()> {
     let mut test = cmd::cargo(["test", "--no-fail-fast"]);
-    test.args(selection);
+    test.args(["--workspace", "--exclude", "proxy-ebpf"])
+        .args(selection);
     if let Some(filter) = filter {
         test.args(["--", filter]);
     }
@@ -256,11 +272,11 @@ mod tests {
 
     #[test]
     fn everything_runs_unless_less_is_asked_for() {
-        use Part::{Demo, E2e, Fuzz, Kernels, Lint, Object, ProgramLog, Rig, Unit};
+        use Part::{Demo, E2e, Fuzz, Kernels, Lint, Object, ProgramLog, Unit};
         assert_eq!(parts(""), Part::value_variants());
-        let but_lint = [Unit, Rig, Object, Fuzz, ProgramLog, E2e, Kernels, Demo];
+        let but_lint = [Unit, Object, Fuzz, ProgramLog, E2e, Kernels, Demo];
         assert_eq!(parts("--skip-lint"), but_lint);
-        assert_eq!(parts("half_close"), [Unit, Rig, E2e]);
+        assert_eq!(parts("half_close"), [Unit, E2e]);
         assert_eq!(parts("--only e2e half_close -- --nocapture"), [E2e]);
         assert_eq!(parts("--only object --only lint"), [Lint, Object]);
     }
