@@ -3,8 +3,10 @@
 //!
 //! A live request and `underpass explain` go the same way through here.
 
+mod known;
+mod own;
+
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -16,15 +18,20 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+pub use self::known::Known;
+pub(crate) use self::{known::KnownFacts, own::leads_back};
+use self::{
+    known::{Identity, Way},
+    own::{Own, own},
+};
 use crate::{
     auth::{Authenticator, Credentials},
     authority::{Authority, Host, HostName},
     config::Live,
     dns::LookupError,
     http::{ProxyError, RETRY_AFTER, Refusal},
-    net::listen::is_local,
     parent::Hop,
-    policy::{Decision, Facts, Moment, Need, ServerName, Step, User, Verdict},
+    policy::{Decision, Facts, Moment, Need, ServerName, Step, Verdict},
 };
 
 /// What Squid calls an address without a name.
@@ -96,7 +103,7 @@ pub struct Permit {
     /// The index of the rule of that decision.
     pub rule: Option<usize>,
     /// The way that was judged.
-    pub hop: Option<Hop>,
+    pub hop: Hop,
 }
 
 /// An address that a request may lead to.
@@ -150,69 +157,6 @@ pub struct Access<'a> {
     /// Held until the resolver has answered, also if nobody waits for it any more: a name that is
     /// being resolved takes a descriptor or two.
     pub room: &'a Arc<OwnedSemaphorePermit>,
-}
-
-/// What was found out of the user.
-#[derive(Debug, Default)]
-enum Identity {
-    /// Nothing yet.
-    #[default]
-    Unchecked,
-    /// There are no right credentials.
-    Nobody,
-    /// Who it is.
-    User(Arc<str>),
-}
-
-impl Identity {
-    fn user(&self) -> Option<Arc<str>> {
-        match self {
-            Self::Unchecked | Self::Nobody => None,
-            Self::User(user) => Some(Arc::clone(user)),
-        }
-    }
-}
-
-/// What was found out of a request so far.
-#[derive(Debug, Default)]
-pub struct Known {
-    /// The user.
-    user: Identity,
-    /// The addresses.
-    addresses: Option<Vec<SocketAddr>>,
-    /// Why there are none, in Squid's dialect: rules are asked all the same.
-    no_address: Option<Refusal>,
-    /// The name of the address.
-    reverse_name: Option<String>,
-    /// The way to the target, as far as it is known by what is known.
-    way: Option<Way>,
-}
-
-/// The ways of a route.
-#[derive(Debug)]
-struct Way {
-    route: Option<usize>,
-    hops: Vec<Hop>,
-    /// How many of them have failed.
-    failed: usize,
-}
-
-impl Known {
-    /// The way that was judged has failed: whether there is another one.
-    pub fn next_hop(&mut self) -> bool {
-        self.way.as_mut().is_some_and(|way| {
-            way.failed += 1;
-            way.failed < way.hops.len()
-        })
-    }
-
-    /// The ways that are left, the present one first.
-    pub fn hops(&self) -> &[Hop] {
-        let left = |way: &Way| way.failed;
-        let way = self.way.as_ref();
-        way.and_then(|way| way.hops.get(left(way)..))
-            .unwrap_or_default()
-    }
 }
 
 impl Access<'_> {
@@ -295,10 +239,7 @@ impl Access<'_> {
         let leads = leads && hop.needs_addresses(request.target);
         let answer = self.ask_about(request, known, now, leads)?;
         Ok(match answer {
-            Answer::Permit(permit) => Answer::Permit(Permit {
-                hop: Some(hop),
-                ..permit
-            }),
+            Answer::Permit(permit) => Answer::Permit(Permit { hop, ..permit }),
             Answer::Needs(need) => Answer::Needs(need),
         })
     }
@@ -492,85 +433,9 @@ impl Access<'_> {
     }
 }
 
-/// Whether a connection to the address would come back to one of these listeners of ours.
-///
-/// # Errors
-/// Those of `socket(2)`.
-pub(crate) fn leads_back(listeners: &[SocketAddr], address: SocketAddr) -> io::Result<bool> {
-    Ok(own(listeners, address)? == Own::Listener)
-}
-
-fn own(listeners: &[SocketAddr], address: SocketAddr) -> io::Result<Own> {
-    let ip = address.ip().to_canonical();
-    let ours = is_local(ip)?;
-    let leads_back = listeners
-        .iter()
-        .filter(|listener| listener.port() == address.port())
-        .any(|listener| {
-            let own = listener.ip().to_canonical();
-            own == ip || (own.is_unspecified() || ip.is_unspecified()) && ours
-        });
-    Ok(match (leads_back, ours) {
-        (true, _) => Own::Listener,
-        (false, true) => Own::Host,
-        (false, false) => Own::Not,
-    })
-}
-
-/// Whether an address is one of this host's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Own {
-    Not,
-    Host,
-    /// And we listen there.
-    Listener,
-}
-
 enum Answer {
     Permit(Permit),
     Needs(Need),
-}
-
-impl Known {
-    fn ips(&self) -> Option<Vec<IpAddr>> {
-        let addresses = self.addresses.as_ref()?;
-        Some(addresses.iter().map(SocketAddr::ip).collect())
-    }
-
-    fn permit(&self, decision: &Decision<'_>) -> Permit {
-        Permit {
-            candidates: Vec::new(),
-            user: self.user.user(),
-            reverse_name: self.reverse_name.clone(),
-            would_deny: decision
-                .would_deny
-                .iter()
-                .map(|rule| rule.name.clone())
-                .collect(),
-            reason: decision.to_string(),
-            rule: decision.rule.map(|(index, _)| index),
-            hop: None,
-        }
-    }
-
-    /// A refusal of what cannot be judged.
-    pub(crate) fn unclear(&self, refusal: Refusal) -> Refused {
-        Refused {
-            cause: Cause::Opening,
-            ..self.failed(refusal)
-        }
-    }
-
-    /// A refusal that is nobody's decision.
-    fn failed(&self, refusal: Refusal) -> Refused {
-        Refused {
-            refusal,
-            cause: Cause::Failure,
-            reset: false,
-            user: self.user.user(),
-            addresses: self.addresses.clone().unwrap_or_default().into(),
-        }
-    }
 }
 
 /// The request as a policy sees it.
@@ -613,37 +478,6 @@ pub(crate) fn facts<'a>(
         connections,
         mark,
         dice,
-    }
-}
-
-/// What is known beside the request itself.
-pub(crate) trait KnownFacts {
-    fn user(&self) -> User<'_>;
-    fn reverse_name(&self) -> Option<&str>;
-}
-
-impl KnownFacts for Known {
-    fn user(&self) -> User<'_> {
-        match &self.user {
-            Identity::Unchecked => User::Unchecked,
-            Identity::Nobody => User::Nobody,
-            Identity::User(user) => User::Known(user),
-        }
-    }
-
-    fn reverse_name(&self) -> Option<&str> {
-        self.reverse_name.as_deref()
-    }
-}
-
-/// Once a request is permitted, nothing more is found out for it.
-impl KnownFacts for Permit {
-    fn user(&self) -> User<'_> {
-        self.user.as_deref().map_or(User::Nobody, User::Known)
-    }
-
-    fn reverse_name(&self) -> Option<&str> {
-        Some(self.reverse_name.as_deref().unwrap_or(NO_NAME))
     }
 }
 

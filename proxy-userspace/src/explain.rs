@@ -200,7 +200,7 @@ fn permitted(permit: &Permit, hops: &[Hop], live: &Live, method: &str) -> Lines 
     for (index, hop) in hops.iter().enumerate() {
         lines.push((if index == 0 { "way" } else { "else" }, hop.to_string()));
     }
-    let is_direct = matches!(permit.hop, None | Some(Hop::Direct));
+    let is_direct = matches!(permit.hop, Hop::Direct);
     for candidate in permit.candidates.iter().filter(|_| is_direct) {
         let engine = live.engine(candidate.rule, candidate.address);
         lines.push((

@@ -120,9 +120,10 @@ impl fmt::Display for ParentUrl {
 }
 
 /// A way to a target.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Hop {
     /// Straight to it.
+    #[default]
     Direct,
     /// Through a parent, which was chosen in this manner.
     Parent(Arc<Parent>, Hierarchy),

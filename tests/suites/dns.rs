@@ -43,6 +43,14 @@ fn expect_tunnel(lab: &Lab, target: &str, origin: &Origin) {
     Payload::new(5).receive(&mut upstream, 10_000).unwrap();
 }
 
+/// What this does takes no longer.
+fn expect_within(seconds: u64, action: impl FnOnce()) {
+    let begin = Instant::now();
+    action();
+    let waited = begin.elapsed();
+    assert!(waited < Duration::from_secs(seconds), "{waited:?}");
+}
+
 /// The status, the error of `Proxy-Status`, and what else it says.
 fn expect_refusal(lab: &Lab, target: &str, status: u16, error: &str, part: &str) {
     let reply = client(lab).refusal(target);
@@ -168,10 +176,7 @@ fn a_dead_version_and_a_silent_server_cost_little() {
         "dns = { servers = [\"10.77.2.98\", \"10.77.2.1\"], timeout = \"2s\" }",
     );
     let origin = origin_on(&lab, Family::V4.origin(), 443);
-    let begin = Instant::now();
-    expect_tunnel(&lab, "both.test:443", &origin);
-    let waited = begin.elapsed();
-    assert!(waited < Duration::from_secs(9), "{waited:?}");
+    expect_within(9, || expect_tunnel(&lab, "both.test:443", &origin));
 }
 
 /// It answers for IPv4, and never for IPv6.
@@ -182,31 +187,26 @@ fn half_an_answer_is_enough() {
     let _server = NameServer::deaf_to_ipv6(&lab.proxy, vec![Ipv4Addr::new(10, 77, 2, 1)]);
     let _daemon = configured(&lab, "dns = { timeout = \"10s\" }");
     let origin = origin_on(&lab, Family::V4.origin(), 443);
-    let begin = Instant::now();
-    expect_tunnel(&lab, "half.test:443", &origin);
-    let waited = begin.elapsed();
-    assert!(waited < Duration::from_secs(5), "{waited:?}");
+    expect_within(5, || expect_tunnel(&lab, "half.test:443", &origin));
 }
 
 #[test]
 fn silence_ends_in_time() {
     require_root_or_skip!();
     let lab = Lab::new();
-    let daemon = configured(
+    let _daemon = configured(
         &lab,
         "dns = { servers = [\"10.77.2.98\"] }\ntimeouts.connect = \"1s\"",
     );
-    let begin = Instant::now();
-    expect_refusal(
-        &lab,
-        "origin.test:443",
-        504,
-        "dns_timeout",
-        "no name server",
-    );
-    let waited = begin.elapsed();
-    assert!(waited < Duration::from_secs(5), "{waited:?}");
-    drop(daemon);
+    expect_within(5, || {
+        expect_refusal(
+            &lab,
+            "origin.test:443",
+            504,
+            "dns_timeout",
+            "no name server",
+        );
+    });
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Tunnels through a parent proxy: by hand, so that its every word is known, and Debian's Squid, over TCP and TLS.
 
+mod tls;
+
 use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
@@ -17,7 +19,6 @@ use proxy_tests::{
     payload::{Payload, Random},
     peer::Peer,
     require_root_or_skip, require_tool_or_skip,
-    tls::certify,
 };
 
 use crate::scene::{Scene, Tunnel, client, configured, for_every_engine, origin_on};
@@ -489,173 +490,5 @@ fn exchange(client: &TcpStream, upstream: &TcpStream) {
         scope.spawn(|| down.send(&mut &*upstream, 2_000_000).unwrap());
         scope.spawn(|| up.receive(&mut &*upstream, 3_000_000).unwrap());
         scope.spawn(|| down.receive(&mut &*client, 2_000_000).unwrap());
-    });
-}
-
-/// What `openssl s_server` or a Squid would need, in files.
-struct Certificates {
-    authority: String,
-    certificate: String,
-    key: String,
-}
-
-fn certificates(lab: &Lab, name: &str) -> Certificates {
-    let certified = certify(&[name]);
-    let write = |file: &str, text: &str| {
-        let path = lab.scratch().write(&format!("{name}-{file}"), text);
-        path.display().to_string()
-    };
-    Certificates {
-        authority: write("authority.pem", &certified.authority),
-        certificate: write("certificate.pem", &certified.certificate),
-        key: write("key.pem", &certified.key),
-    }
-}
-
-/// HAProxy takes the TLS off in front of a Squid, and asks for our certificate.
-#[test]
-fn a_parent_is_talked_to_over_tls() {
-    require_root_or_skip!();
-    require_tool_or_skip!("squid", "--version");
-    require_tool_or_skip!("haproxy", "-v");
-    let lab = Lab::new();
-    lab.origin.set_hosts(&[("10.77.2.1", "origin.test")]);
-    lab.proxy.set_hosts(&[("10.77.2.1", "parent.test")]);
-    let (theirs, ours) = (
-        certificates(&lab, "parent.test"),
-        certificates(&lab, "we.test"),
-    );
-    let squid_config = squid(&lab, "http_port 3128\nhttp_access allow all\n");
-    let mut command = lab.origin.command("squid");
-    command.args(["-N", "-f"]).arg(squid_config);
-    let at = |port| SocketAddr::new(Family::V4.origin(), port);
-    let _squid = Peer::listening(&lab.origin, &mut command, at(3128));
-    let pem = [&theirs.certificate, &theirs.key]
-        .map(|path| std::fs::read_to_string(path).unwrap())
-        .concat();
-    let pem = lab.scratch().write("haproxy.pem", pem);
-    let haproxy_config = format!(
-        "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
-         listen tls\n bind 10.77.2.1:3129 ssl crt {pem}\n bind 10.77.2.1:3130 ssl crt {pem} ca-file {} verify required\n\
-         server squid 10.77.2.1:3128\n",
-        ours.authority,
-        pem = pem.display(),
-    );
-    let haproxy_config = lab.scratch().write("haproxy.cfg", haproxy_config);
-    let mut command = lab.origin.command("haproxy");
-    command.arg("-db").arg("-f").arg(haproxy_config);
-    let _haproxy = Peer::listening(&lab.origin, &mut command, at(3129));
-    let origin = origin_on(&lab, Family::V4.origin(), 8443);
-    let ca = format!("ca = \"{}\"\n", theirs.authority);
-    {
-        let daemon = behind(&lab, "https://parent.test:3129", &ca);
-        expect_tunnel(&lab, "origin.test:8443", &origin);
-        let record = daemon.wait_tunnel_records(1).remove(0);
-        assert_eq!((record.up, record.down), (3_000_000, 2_000_000));
-        assert_eq!(record.engine, "copy");
-    }
-    let identity = format!(
-        "{ca}certificate = \"{}\"\nkey = \"{}\"\n",
-        ours.certificate, ours.key
-    );
-    {
-        let _daemon = behind(&lab, "https://parent.test:3130", &identity);
-        expect_tunnel(&lab, "origin.test:8443", &origin);
-    }
-    // Limited, too.
-    {
-        let more = format!("{ca}[limits]\nbandwidth_per_tunnel = \"20MB/s\"\n");
-        let _daemon = behind(&lab, "https://parent.test:3129", &more);
-        expect_tunnel(&lab, "origin.test:8443", &origin);
-    }
-    for (url, more) in [
-        // Nobody's certificate, and not for this name.
-        ("https://parent.test:3129", String::new()),
-        ("https://10.77.2.1:3129", ca.clone()),
-        // Without ours.
-        ("https://parent.test:3130", ca.clone()),
-        // No TLS at all.
-        ("https://parent.test:3128", ca),
-    ] {
-        let _daemon = behind(&lab, url, &more);
-        let reply = client(&lab).refusal("origin.test:8443");
-        assert!(
-            [500, 502, 504].contains(&reply.status),
-            "{url}: {}",
-            reply.status
-        );
-        assert!(!origin.is_called_within(Duration::from_millis(20)));
-    }
-}
-
-/// Ends over TLS: a half-close is a `close_notify`, and a cut connection is no end.
-#[test]
-fn ends_are_truthful_over_tls() {
-    require_root_or_skip!();
-    require_tool_or_skip!("openssl", "version");
-    let lab = Lab::new();
-    lab.proxy.set_hosts(&[("10.77.2.1", "parent.test")]);
-    let theirs = certificates(&lab, "parent.test");
-    let daemon = behind(
-        &lab,
-        "https://parent.test:3129",
-        &format!("ca = \"{}\"\n", theirs.authority),
-    );
-    // It is given its answers, and shows what it gets.
-    let mut server = lab.origin.command("openssl");
-    server
-        .args([
-            "s_server",
-            "-quiet",
-            "-naccept",
-            "1",
-            "-accept",
-            "10.77.2.1:3129",
-        ])
-        .args(["-cert", &theirs.certificate, "-key", &theirs.key]);
-    for is_cut in [false, true] {
-        let mut server = server
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let at = SocketAddr::new(Family::V4.origin(), 3129);
-        await_listener(&lab, at);
-        let (mut stdin, mut stdout) = (server.stdin.take().unwrap(), server.stdout.take().unwrap());
-        stdin.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").unwrap();
-        let mut tunnel = client(&lab).tunnel("far.test:443");
-        let mut hello = [0; 5];
-        tunnel.read_exact(&mut hello).unwrap();
-        assert_eq!(&hello, b"hello");
-        tunnel.write_all(b"from the client").unwrap();
-        if is_cut {
-            server.kill().unwrap();
-            server.wait().unwrap();
-            // Whatever has arrived, this is no end of file.
-            let error = tunnel.read(&mut [0]).map(|n| assert_ne!(n, 0, "an end"));
-            assert!(error.is_err());
-            continue;
-        }
-        // It answers the end with its own, and has had its one connection.
-        tunnel.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(tunnel.read(&mut [0]).unwrap(), 0);
-        wait_for("s_server ends", PATIENCE, || server.try_wait().unwrap());
-        drop(stdin);
-        let mut received = String::new();
-        stdout.read_to_string(&mut received).unwrap();
-        assert!(received.ends_with("from the client"), "{received}");
-    }
-    let records = daemon.wait_tunnel_records(2);
-    assert_eq!(records[1].end, "upstream-reset");
-}
-
-fn await_listener(lab: &Lab, address: SocketAddr) {
-    // By looking, since each connection would be a session.
-    wait_for("s_server listens", PATIENCE, || {
-        let mut ss = lab.origin.command("ss");
-        let listening = ss.args(["-ltnH"]).output().unwrap().stdout;
-        let listening = String::from_utf8_lossy(&listening).into_owned();
-        listening.contains(&address.to_string()).then_some(())
     });
 }

@@ -171,12 +171,10 @@ async fn connect(route: &Route) -> Result<TcpStream, DialError> {
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
     let socket = new().map_err(|error| connect_error(target, &error))?;
-    if !route.outgoing.is_empty() {
-        route.outgoing.before(&socket, target).map_err(|unset| {
-            let reason = format!("the proxy cannot {}", unset.0);
-            failed(ProxyError::ProxyInternalError, reason, target)
-        })?;
-    }
+    route.outgoing.before(&socket, target).map_err(|unset| {
+        let reason = format!("the proxy cannot {}", unset.0);
+        failed(ProxyError::ProxyInternalError, reason, target)
+    })?;
     socket
         .connect(target)
         .await

@@ -32,12 +32,12 @@ impl Health {
         self.down.load(Ordering::Relaxed)
     }
 
-    /// A change is worth a line.
+    /// A change is worth a line; why a parent is down begins with its name.
     pub(super) fn note(&self, parent: &Parent, state: Result<(), &str>) {
         let was_down = self.down.swap(state.is_err(), Ordering::Relaxed);
         match state {
             Ok(()) if was_down => info!("{parent} is up again"),
-            Err(why) if !was_down => warn!("{parent} is down: {why}"),
+            Err(why) if !was_down => warn!("down until it answers: {why}"),
             Ok(()) | Err(_) => {}
         }
     }

@@ -39,13 +39,13 @@ pub(crate) struct Dialling<'a> {
     pub(crate) outgoing: &'a (dyn Fn(SocketAddr) -> Outgoing + Sync),
 }
 
-/// A connection that leads to the target.
+/// A connection that leads to the target, straight or through a parent.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) stream: TcpStream,
     /// What seals it, if the parent is talked to over TLS.
     pub(crate) tls: Option<Box<ClientConnection>>,
-    /// The parent's address.
+    /// The address at its other end: the target's, or the parent's.
     pub(crate) address: SocketAddr,
     /// What came behind the parent's answer.
     pub(crate) early: Vec<u8>,
@@ -107,8 +107,9 @@ impl Parent {
                 found.map_err(|error| self.failed(ProxyError::DnsError, error))?
             }
         };
+        // If that cannot be found out, dialling fails too, and says why.
         let is_usable = |ip: &IpAddr| {
-            leads_back(dialling.listeners, SocketAddr::new(*ip, port)).is_ok_and(|back| !back)
+            !leads_back(dialling.listeners, SocketAddr::new(*ip, port)).unwrap_or_default()
         };
         let routes: Vec<Route> = ips
             .into_iter()

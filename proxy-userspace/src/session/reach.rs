@@ -146,7 +146,6 @@ impl Session {
             destination,
             rule,
         } = reached;
-        let hop = permit.hop.unwrap_or(Hop::Direct);
         let tunnel = Arc::new(Tunnel {
             id: self.arrival.id,
             client: self.arrival.client.ip(),
@@ -157,8 +156,8 @@ impl Session {
             opening,
             upstream: link.address,
             destination,
-            hierarchy: hop.hierarchy(),
-            parent: match hop {
+            hierarchy: permit.hop.hierarchy(),
+            parent: match &permit.hop {
                 Hop::Direct => None,
                 Hop::Parent(parent, _) => Some(Arc::clone(&parent.name)),
             },
@@ -244,7 +243,7 @@ impl Session {
                 return Err(Failure::Unreachable {
                     refusal: failed.refusal,
                     tried: failed.tried,
-                    hierarchy: permit.hop.as_ref().map(Hop::hierarchy).unwrap_or_default(),
+                    hierarchy: permit.hop.hierarchy(),
                     user: permit.user,
                 });
             }

@@ -41,7 +41,7 @@ impl Session {
         let live = &*self.live();
         let now = live.moment();
         match &permit.hop {
-            None | Some(Hop::Direct) => {
+            Hop::Direct => {
                 let outgoing = |address: SocketAddr| {
                     let addresses = [address.ip()];
                     let facts = access::facts(asked, permit, now, Some(&addresses), false);
@@ -52,7 +52,7 @@ impl Session {
                 };
                 straight(asked.target, permit, outgoing, live, deadline).await
             }
-            Some(hop @ Hop::Parent(parent, _)) => {
+            hop @ Hop::Parent(parent, _) => {
                 let judged = permit.candidates.first();
                 let addresses = judged.map(|candidate| [candidate.address.ip()]);
                 let known = addresses.as_ref().map(<[IpAddr; 1]>::as_slice);

@@ -127,11 +127,12 @@ impl Peer {
             (
                 "no-query" | "no-digest" | "no-netdb-exchange" | "no-delay" | "proxy-only"
                 | "default" | "background-ping" | "allow-miss" | "no-tproxy" | "connect-timeout"
-                | "connect-fail-limit" | "digest-url" | "ttl" | "basetime" | "standby" | "weight"
-                | "htcp" | "htcp=oldsquid" | "closest-only" | "auth-no-keytab" | "connection-auth"
-                | "monitorurl" | "monitorsize" | "monitorinterval" | "monitortimeout",
+                | "connect-fail-limit" | "digest-url" | "ttl" | "basetime" | "standby" | "htcp"
+                | "closest-only" | "auth-no-keytab" | "connection-auth" | "monitorurl"
+                | "monitorsize" | "monitorinterval" | "monitortimeout",
                 _,
-            ) => {}
+            )
+            | ("weight", Some("1")) => {}
             _ => {
                 return Err(format!(
                     "the option {option} of cache_peer is not supported"

@@ -69,6 +69,7 @@ fn what_is_wrong_is_named_with_its_line_all_at_once() {
 fn what_would_matter_is_refused_and_what_cannot_is_listed() {
     for (line, part) in [
         ("cache_peer p parent 3128 0 carp", "the option carp"),
+        ("cache_peer p parent 3128 0 weight=2", "the option weight=2"),
         ("cache_peer p parent 3128 0 login=PASS", "is not supported"),
         ("cache_peer_access p allow all", "there is no cache_peer p"),
         ("url_rewrite_program /bin/x", "there are no helper programs"),
