@@ -30,7 +30,6 @@ use crate::{
     net::listen::listen,
     parent::watch,
     policy::audit::audit,
-    registry::Registry,
     relay::selection::{EngineChoice, Room, Selection, select as select_engine},
     reload::Reloader,
     server::Server,
@@ -78,19 +77,18 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
         .iter()
         .map(|listener| listener.name.as_str().into())
         .collect();
-    let server = Server::new(
-        Shared {
-            current: Current::new(config.live),
-            listeners: addresses.clone(),
-            relay: selection.relay,
-            access_log: access_log.clone(),
-            registry: Arc::new(Registry::default()),
-            buckets: Buckets::default(),
-            checks: Arc::new(Semaphore::new(MAX_PASSWORD_CHECKS.min(cores))),
-            pseudonym: pseudonym(),
-        },
-        tunnels,
-    );
+    let shared = Shared {
+        current: Current::new(config.live),
+        listeners: addresses.clone(),
+        relay: selection.relay,
+        access_log: access_log.clone(),
+        registry: Arc::default(),
+        buckets: Buckets::default(),
+        pool: Arc::default(),
+        checks: Arc::new(Semaphore::new(MAX_PASSWORD_CHECKS.min(cores))),
+        pseudonym: pseudonym(),
+    };
+    let server = Server::new(shared, tunnels);
     let mut signals = Signals::new()?;
     tokio::spawn(watch(Arc::clone(server.shared())));
     let attended = io::stdin().is_terminal() || io::stderr().is_terminal();

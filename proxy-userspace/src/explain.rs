@@ -156,7 +156,9 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
     }
     let is_served = decided.is_ok();
     let mut lines = match decided {
-        Ok(Outcome::Permit(permit)) => permitted(&permit, known.hops(), &config.live, method),
+        Ok(Outcome::Permit(permit)) => {
+            permitted(&permit, known.hops(), &config.live, request.scheme)
+        }
         Ok(Outcome::NeedsServerName) => bail!("the rules ask for more than was said"),
         Err(refused) => denied(&refused, is_answered),
     };
@@ -181,7 +183,7 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
 
 type Lines = Vec<(&'static str, String)>;
 
-fn permitted(permit: &Permit, hops: &[Hop], live: &Live, method: &str) -> Lines {
+fn permitted(permit: &Permit, hops: &[Hop], live: &Live, scheme: Option<&str>) -> Lines {
     let first = permit.candidates.first();
     let rule = first
         .map_or(permit.rule, |first| first.rule)
@@ -208,8 +210,8 @@ fn permitted(permit: &Permit, hops: &[Hop], live: &Live, method: &str) -> Lines 
             format!("{} (engine {engine})", candidate.address),
         ));
     }
-    if method != "CONNECT" {
-        let note = "only CONNECT is served; the client would be told 405";
+    if scheme.is_some_and(|scheme| scheme != "http") {
+        let note = "only http URLs are forwarded; the client would be told 501";
         lines.push(("note", note.to_owned()));
     }
     lines

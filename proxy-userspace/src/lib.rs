@@ -34,6 +34,7 @@ pub mod net;
 pub mod parent;
 pub mod percent;
 pub mod policy;
+mod pool;
 pub mod registry;
 pub mod relay;
 pub mod reload;

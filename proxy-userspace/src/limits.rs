@@ -45,6 +45,21 @@ pub const TURNED_AWAY_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// so at once; more are just closed.
 pub const MAX_TURNED_AWAY: usize = 64;
 
+// Requests that are forwarded.
+
+/// What is read of a response ahead of its client, and the largest head of one. As large as a request's head may be,
+/// twice.
+pub const FORWARD_BUFFER_BYTES: usize = 128 * 1024;
+
+/// Connections to origins and parents that are kept for the next request.
+pub const MAX_IDLE_UPSTREAMS: usize = 64;
+
+/// How often it is looked whether one of them has been idle for too long.
+pub const POOL_SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a client may take for more of its body once it has its whole response.
+pub const LATE_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
 // Users.
 
 /// Passwords that are checked at a time, or fewer where there are fewer processors: each keeps one busy
@@ -136,9 +151,9 @@ pub const BACKLOG_POLL_MAX: Duration = Duration::from_millis(20);
 
 // The process.
 
-/// Descriptors that are not a tunnel's: clients that are turned away, listeners, logs, maps, the
-/// reactor, names being resolved, and room to spare.
-pub const RESERVED_DESCRIPTORS: u64 = 2 * MAX_TURNED_AWAY as u64;
+/// Descriptors that are not a tunnel's: clients that are turned away, idle connections to origins, listeners, logs,
+/// maps, the reactor, names being resolved, and room to spare.
+pub const RESERVED_DESCRIPTORS: u64 = 2 * MAX_TURNED_AWAY as u64 + MAX_IDLE_UPSTREAMS as u64;
 
 /// Tunnels at most, whatever the descriptor limit: what the kernel object is compiled for.
 pub const MAX_TUNNELS: u32 = 32_768;

@@ -4,3 +4,4 @@ pub mod dial;
 pub mod listen;
 pub mod outgoing;
 pub mod sockopt;
+pub mod wire;

@@ -18,10 +18,9 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, pki_types::ServerName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio_rustls::TlsConnector;
 
 use self::health::Health;
 pub(crate) use self::{
@@ -41,7 +40,7 @@ pub struct Parent {
     /// What routes call it.
     pub name: Arc<str>,
     spec: Spec,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     health: Arc<Health>,
 }
 
@@ -279,7 +278,7 @@ impl Parent {
             let identity =
                 identity.map(|(certificate, key)| (certificate.as_path(), key.as_path()));
             let config = tls::client_config(spec.tls.ca.as_deref(), identity)?;
-            Some((TlsConnector::from(Arc::new(config)), server))
+            Some((Arc::new(config), server))
         } else {
             None
         };
@@ -313,15 +312,20 @@ impl Parent {
         self.health.note(self, state);
     }
 
+    /// Our credentials for it.
+    #[must_use]
+    pub fn authorization(&self) -> Option<String> {
+        let login = self.spec.login.as_ref()?;
+        Some(format!("Basic {}", STANDARD.encode(&**login)))
+    }
+
     /// What asks it for a tunnel (RFC 9110 section 9.3.6); `via` says which proxies the request has passed, so that
     /// one of them notices if it comes around.
     #[must_use]
     pub fn request(&self, target: &Authority, via: &str) -> Vec<u8> {
-        let login = self.spec.login.as_ref().map_or(String::new(), |login| {
-            format!(
-                "Proxy-Authorization: Basic {}\r\n",
-                STANDARD.encode(&**login)
-            )
+        let login = self.authorization();
+        let login = login.map_or(String::new(), |login| {
+            format!("Proxy-Authorization: {login}\r\n")
         });
         format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nVia: {via}\r\n{login}\r\n")
             .into_bytes()

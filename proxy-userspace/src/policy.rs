@@ -176,7 +176,7 @@ impl Policy {
         let shut = self
             .guard
             .client(facts.client)
-            .and(self.guard.port(facts.port))
+            .and(self.guard.port(facts.port, facts.scheme))
             .err();
         let verdict = shut
             .or_else(|| self.shut(None, facts))
@@ -195,7 +195,7 @@ impl Policy {
     /// Whether a rule that allows is about this client and port.
     fn is_open(&self, rule: &Rule, facts: &Facts<'_>) -> bool {
         (rule.scope.clients || self.guard.client(facts.client).is_ok())
-            && (rule.scope.ports || self.guard.port(facts.port).is_ok())
+            && (rule.scope.ports || self.guard.port(facts.port, facts.scheme).is_ok())
     }
 
     /// What is against the addresses, if a rule allows the request, or none does.

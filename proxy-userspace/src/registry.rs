@@ -87,8 +87,19 @@ pub struct Tunnel {
     pub mark: u32,
     /// The number that was drawn for it.
     pub dice: u64,
+    /// What was asked for, if that was no tunnel: a request that is forwarded, and may become one.
+    pub plain: Option<Box<Plain>>,
     /// Ends it.
     pub stop: Stop,
+}
+
+/// A request that is forwarded.
+#[derive(Clone, Debug)]
+pub struct Plain {
+    /// The method.
+    pub method: String,
+    /// The URL.
+    pub url: String,
 }
 
 /// How a tunnel is told to end, and why.
@@ -329,13 +340,14 @@ impl Tunnel {
     /// Why it would not be allowed, were it asked for now.
     fn objection(&self, live: &Live) -> Option<String> {
         let addresses = self.destination.map(|address| [address]);
-        let url = self.target.to_string();
+        let plain = self.plain.as_deref();
+        let url = plain.map_or_else(|| self.target.to_string(), |plain| plain.url.clone());
         let facts = Facts {
             client: self.client,
             listener: self.listener,
             listener_name: &self.listener_name,
-            method: "CONNECT",
-            scheme: None,
+            method: plain.map_or("CONNECT", |plain| &plain.method),
+            scheme: plain.map(|_| "http"),
             host: self.target.host(),
             port: self.target.port().get(),
             url: &url,

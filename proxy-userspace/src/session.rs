@@ -1,23 +1,24 @@
 //! One client connection from its first byte to its log line.
 //!
-//! `head -> policy -> dial -> relay`, or a refusal at any step. Everything that decides is elsewhere
-//! and pure; this drives it with sockets and clocks.
+//! `head -> policy -> dial -> relay`, or a refusal at any step; requests that are forwarded come one behind the other.
+//! Everything that decides is elsewhere and pure; this drives it with sockets and clocks.
 
+mod exchange;
+mod forward;
 mod hello;
 mod reach;
 mod reply;
 mod upstream;
 
 use std::{
-    borrow::Cow,
     net::SocketAddr,
     pin::pin,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
+use bytes::{Buf as _, BytesMut};
 use tokio::{
-    io::AsyncReadExt as _,
     net::TcpStream,
     select,
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -25,26 +26,29 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{hello::Start, reply::Entry};
+use self::{
+    forward::{After, Forward},
+    hello::Start,
+    reply::Entry,
+};
 use crate::{
-    access::{self, Cause, Claim, Known},
+    access::Claim,
     access_log::{AccessLog, Record, Tag},
     auth::Credentials,
     authority::Authority,
     config::Live,
     http::{
-        AbsoluteTarget, CONNECTION_ESTABLISHED, ConnectRequest, Head, HeadParser, Progress,
-        ProxyError, Refusal, RequestError, Status,
+        ConnectRequest, Head, HeadParser, PlainRequest, Progress, ProxyError, Refusal,
+        RequestError, Status, Version,
     },
     limits::TURNED_AWAY_HEAD_TIMEOUT,
-    policy::ServerName,
+    net::wire::Wire,
+    pool::{Own, Pool},
     registry::{Counted, Registry, Stop, Tunnel},
     relay::{Ending, Limits, Order, Outcome, Pair, Relay, Traffic, selection::EngineChoice},
     shaping::{Buckets, Shaper},
 };
 
-/// What is read from a client at once while its head is incomplete.
-const READ_BYTES: usize = 16 * 1024;
 /// What the access log shows in place of a target, in Squid's words.
 const INVALID: &str = "error:invalid-request";
 const TOO_LARGE: &str = "error:request-too-large";
@@ -64,6 +68,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// What limits the bandwidth.
     pub buckets: Buckets,
+    /// Connections to origins that are kept.
+    pub(crate) pool: Arc<Pool>,
     /// How many passwords are checked at a time.
     pub checks: Arc<Semaphore>,
     /// What we call ourselves in `Via` (RFC 9110 section 7.6.3); no other process is called so.
@@ -71,10 +77,10 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The proxies that a request has passed, and us.
-    fn via(&self, before: &str) -> String {
+    /// The proxies that a message has passed, and us, who got it in this version.
+    fn via(&self, before: &str, version: Version) -> String {
         let comma = if before.is_empty() { "" } else { ", " };
-        format!("{before}{comma}1.1 {}", self.pseudonym)
+        format!("{before}{comma}{version} {}", self.pseudonym)
     }
 
     /// Whether we are one of them.
@@ -157,13 +163,30 @@ enum NoHead {
     Refused(Refusal, Option<String>),
 }
 
-/// What the client asks for.
-struct Request {
-    stream: TcpStream,
+/// A client that is to be listened to.
+struct Visit {
+    wire: Wire,
+    /// What it has sent and was not looked at.
+    received: BytesMut,
+    /// Requests that it got answers to.
+    served: u32,
+    /// A connection to an origin that it has authenticated.
+    own: Own,
+}
+
+/// A request that is to be served.
+enum Request {
+    Tunnel(TunnelRequest),
+    Plain(Forward),
+}
+
+/// A tunnel that the client asks for.
+struct TunnelRequest {
+    wire: Wire,
     start: Start,
     target: Authority,
     claim: Claim,
-    /// Which proxies it has passed.
+    /// Which proxies the request has passed.
     via: String,
 }
 
@@ -178,6 +201,10 @@ struct Joint {
     limits: Limits,
     lifetime: Option<Duration>,
     shaper: Option<Arc<Shaper>>,
+    /// Bytes of the answer that the client has or is owed.
+    answer: u64,
+    /// Bytes that the client has got of it already.
+    told: u64,
 }
 
 /// One client connection.
@@ -202,11 +229,8 @@ impl Session {
 
     /// Serves the client to the end.
     pub async fn run(mut self: Box<Self>, stream: TcpStream) {
-        // On the heap, and gone once they are over: a tunnel may idle for hours in the third part.
-        let Some(request) = Box::pin(self.receive(stream)).await else {
-            return;
-        };
-        let Some(joint) = Box::pin(self.connect(request)).await else {
+        // On the heap, and gone once it is over: a tunnel may idle for hours.
+        let Some(joint) = Box::pin(self.converse(stream)).await else {
             return;
         };
         let Joint {
@@ -218,10 +242,12 @@ impl Session {
             limits,
             lifetime,
             shaper,
+            answer,
+            told,
         } = joint;
         self.arrival.live = None;
         let request_bytes = pair.upstream.written;
-        let traffic = Arc::new(Traffic::with_sent(pair.client.written, request_bytes));
+        let traffic = Arc::new(Traffic::with_sent(told, request_bytes));
         let order = Order {
             engine,
             limits,
@@ -246,73 +272,173 @@ impl Session {
         drop(counted);
         self.arrival.admission = Admission::Over;
         let counts = traffic.counts();
-        self.log(Entry {
-            tag: Tag::TcpTunnel,
-            status: 200,
+        let mut entry = Entry {
             bytes: counts.to_client,
-            url: tunnel.target.to_string(),
             user: tunnel.user.as_deref(),
             peer: Some(tunnel.upstream.ip()),
             hierarchy: tunnel.hierarchy,
             ..Entry::default()
-        });
+        };
+        match &tunnel.plain {
+            None => {
+                entry.status = 200;
+                entry.url = tunnel.target.to_string();
+            }
+            Some(plain) => {
+                entry.tag = Tag::TcpMiss;
+                entry.status = 101;
+                entry.method = &plain.method;
+                loggable(&plain.url).clone_into(&mut entry.url);
+            }
+        }
+        self.log(entry);
         self.report(
             &tunnel,
             rule.as_deref(),
             &outcome,
             counts.to_upstream.saturating_sub(request_bytes),
-            {
-                counts
-                    .to_client
-                    .saturating_sub(CONNECTION_ESTABLISHED.len() as u64)
-            },
+            counts.to_client.saturating_sub(answer),
         );
     }
 
-    /// Reads the request; without one that is to be served, ends with what the client is told.
-    async fn receive(&mut self, mut stream: TcpStream) -> Option<Request> {
-        // A client that is going to be refused is not waited for.
+    /// Answers requests until one of them leads to a tunnel.
+    async fn converse(&mut self, stream: TcpStream) -> Option<Joint> {
+        let mut visit = Visit {
+            wire: Wire::plain(stream),
+            received: BytesMut::new(),
+            served: 0,
+            own: Own::default(),
+        };
+        loop {
+            let forward = match Box::pin(self.receive(visit)).await? {
+                Request::Tunnel(request) => return Box::pin(self.connect(request)).await,
+                Request::Plain(forward) => forward,
+            };
+            match Box::pin(self.forward(forward)).await {
+                After::Stays(stays) => visit = stays,
+                After::Upgraded(joint) => return Some(*joint),
+                After::Over => return None,
+            }
+        }
+    }
+
+    /// How long the client may take for its head; none if it gets not even a word.
+    fn patience(&self) -> Option<Duration> {
         let head_timeout = self.live().head_timeout;
-        let patience = match self.arrival.admission {
-            Admission::Served(_) | Admission::Over => head_timeout,
+        match self.arrival.admission {
+            Admission::Served(_) | Admission::Over => Some(head_timeout),
+            // A client that is going to be refused is not waited for.
             Admission::TurnedAway {
                 permit: Some(_), ..
-            } => head_timeout.min(TURNED_AWAY_HEAD_TIMEOUT),
-            // Not even a word.
-            Admission::TurnedAway {
-                tag, permit: None, ..
-            } => {
-                drop(stream);
+            } => Some(head_timeout.min(TURNED_AWAY_HEAD_TIMEOUT)),
+            Admission::TurnedAway { permit: None, .. } => None,
+        }
+    }
+
+    /// Reads the request; without one that is to be served, ends with what the client is told.
+    async fn receive(&mut self, visit: Visit) -> Option<Request> {
+        let Visit {
+            wire,
+            mut received,
+            served,
+            own,
+        } = visit;
+        if served > 0 && received.is_empty() {
+            // Nothing is owed to a client that does not ask for more.
+            let patience = self.shared.current.get().keep_alive;
+            select! {
+                read = timeout(patience, wire.read(&mut received)) => {
+                    read.ok()?.ok().filter(|bytes| *bytes > 0)?;
+                }
+                () = self.cancel.cancelled() => return None,
+            }
+        }
+        let Some(patience) = self.patience() else {
+            drop(wire);
+            if let Admission::TurnedAway { tag, .. } = self.arrival.admission {
                 self.shared.access_log.log(&Record {
                     tag,
                     ..self.no_request()
                 });
-                return None;
             }
+            return None;
         };
-        let mut received = Vec::new();
+        let (wire, head) = self.head(wire, &mut received, patience).await?;
+        self.since = Instant::now();
+        // Browsers connect in advance: the rules of the moment count in which something is asked for.
+        self.arrival.live = Some(self.shared.current.get());
+        let live = self.live();
+        let asked = Asked::of(&head, &live);
+        let via = via(&head);
+        let problem = match &asked {
+            Err(error) => Some(((*error).into(), loggable_target(&head, *error))),
+            Ok(asked) if self.shared.is_in(&via) => {
+                let reason = "the request has passed this proxy before; a parent leads back to it";
+                let refusal = Refusal::new(ProxyError::ProxyLoopDetected, reason);
+                Some((refusal, asked.url()))
+            }
+            Ok(_) => None,
+        };
+        if let Some((refusal, url)) = problem {
+            self.refuse_request(wire, &refusal, Some(head.method()), &url)
+                .await;
+            return None;
+        }
+        let claim = claim(&head);
+        Some(match asked.ok()? {
+            Asked::Tunnel(target) => Request::Tunnel(TunnelRequest {
+                wire,
+                start: Start {
+                    early_data: received,
+                    is_answered: false,
+                },
+                target,
+                claim,
+                via,
+            }),
+            Asked::Plain(request) => Request::Plain(Forward {
+                visit: Visit {
+                    wire,
+                    received,
+                    served,
+                    own,
+                },
+                request,
+                claim,
+                via,
+            }),
+        })
+    }
+
+    /// Reads the head; without one, ends with what the client is told.
+    async fn head(
+        &self,
+        wire: Wire,
+        received: &mut BytesMut,
+        patience: Duration,
+    ) -> Option<(Wire, Head)> {
         let mut parser = HeadParser::new();
         let head = select! {
-            head = timeout(patience, read_head(&mut stream, &mut received, &mut parser)) => head,
+            head = timeout(patience, read_head(&wire, received, &mut parser)) => head,
             () = self.cancel.cancelled() => {
                 self.log_no_request();
                 return None;
             }
         };
-        let head_bytes = match head {
-            Ok(Ok(bytes)) => bytes,
+        match head {
+            Ok(Ok(())) => {}
             Ok(Err(NoHead::Refused(refusal, method))) => {
                 let url = match refusal.status() {
                     Status::URI_TOO_LONG | Status::HEADER_FIELDS_TOO_LARGE => TOO_LARGE,
                     _ => INVALID,
                 };
-                self.refuse_request(stream, &refusal, method.as_deref(), url)
+                self.refuse_request(wire, &refusal, method.as_deref(), url)
                     .await;
                 return None;
             }
             Err(_elapsed) if !parser.is_empty() => {
                 let refusal = Refusal::head_timeout();
-                self.refuse_request(stream, &refusal, None, INVALID).await;
+                self.refuse_request(wire, &refusal, None, INVALID).await;
                 return None;
             }
             // Nothing said, nothing owed: browsers open connections in advance.
@@ -320,91 +446,38 @@ impl Session {
                 self.log_no_request();
                 return None;
             }
-        };
+        }
         let Some(head) = parser.into_head() else {
             self.log_no_request();
             return None;
         };
-        self.since = Instant::now();
-        // Browsers connect in advance: the rules of the moment count in which something is asked for.
-        self.arrival.live = Some(self.shared.current.get());
-        let claim = claim(&head);
-        let request = match ConnectRequest::from_head(&head, self.live().strictness) {
-            Ok(request) => request,
-            Err(error) => {
-                self.refuse_other(stream, &head, error, &claim).await;
-                return None;
-            }
-        };
-        let via = via(&head);
-        if self.shared.is_in(&via) {
-            let reason = "the request has passed this proxy before; a parent leads back to it";
-            let refusal = Refusal::new(ProxyError::ProxyLoopDetected, reason);
-            let url = request.authority.to_string();
-            self.refuse_request(stream, &refusal, Some("CONNECT"), &url)
-                .await;
-            return None;
+        Some((wire, head))
+    }
+}
+
+/// What a head asks for, as it is meant by the configuration.
+enum Asked {
+    Tunnel(Authority),
+    Plain(Box<PlainRequest>),
+}
+
+impl Asked {
+    fn of(head: &Head, live: &Live) -> Result<Self, RequestError> {
+        if head.method() == "CONNECT" {
+            let request = ConnectRequest::from_head(head, live.strictness)?;
+            return Ok(Self::Tunnel(live.meant(request.authority)));
         }
-        Some(Request {
-            via,
-            stream,
-            start: Start {
-                head_bytes,
-                early_data: received.split_off(head_bytes),
-                is_answered: false,
-            },
-            target: self.live().meant(request.authority),
-            claim,
-        })
+        let mut request = Box::new(PlainRequest::from_head(head, live.strictness)?);
+        request.target.authority = live.meant(request.target.authority);
+        Ok(Self::Plain(request))
     }
 
-    /// Refuses what is no request that we serve. The rules come first: who may not ask for something is
-    /// told so, and not that we do not have it.
-    async fn refuse_other(
-        &self,
-        stream: TcpStream,
-        head: &Head,
-        error: RequestError,
-        claim: &Claim,
-    ) {
-        let mut url = loggable_target(head, error);
-        let is_other_method = matches!(
-            error,
-            RequestError::MethodNotAllowed | RequestError::UnknownMethod
-        );
-        let text = str::from_utf8(head.target()).unwrap_or_default();
-        if is_other_method
-            && let Admission::Served(room) = &self.arrival.admission
-            && let Some(absolute) = AbsoluteTarget::parse(text)
-        {
-            let live = self.live();
-            let target = live.meant(absolute.authority);
-            let request = access::Request {
-                method: head.method(),
-                scheme: Some(&absolute.scheme),
-                server_name: ServerName::None,
-                url: text,
-                ..self.asked(&stream, &target, text, claim)
-            };
-            let deadline = access::deadline(live.connect_timeout);
-            if let Err(refused) = self
-                .access(&live, room, deadline)
-                .decide(&request, &mut Known::default(), false)
-                .await
-                // What is shut by default is so for tunnels; to open it would not help.
-                && matches!(refused.cause, Cause::Rule(_))
-            {
-                let entry = Entry {
-                    method: head.method(),
-                    url: std::mem::take(&mut url).into_owned(),
-                    ..Entry::default()
-                };
-                self.deny(stream, &refused, entry).await;
-                return;
-            }
+    /// What the access log shows of it.
+    fn url(&self) -> String {
+        match self {
+            Self::Tunnel(target) => target.to_string(),
+            Self::Plain(request) => loggable(&request.target.to_string()).to_owned(),
         }
-        self.refuse_request(stream, &error.into(), Some(head.method()), &url)
-            .await;
     }
 }
 
@@ -439,39 +512,42 @@ fn claim(head: &Head) -> Claim {
     }
 }
 
-/// Reads until the parser has a whole head: how many of the `received` bytes that took.
+/// Reads until the parser has a whole head, and leaves what is behind it.
 async fn read_head(
-    stream: &mut TcpStream,
-    received: &mut Vec<u8>,
+    wire: &Wire,
+    received: &mut BytesMut,
     parser: &mut HeadParser,
-) -> Result<usize, NoHead> {
-    let mut parsed = 0;
+) -> Result<(), NoHead> {
     loop {
-        received.reserve(READ_BYTES);
-        match stream.read_buf(received).await {
-            Ok(0) | Err(_) => return Err(NoHead::Left),
-            Ok(_) => {}
-        }
-        let fresh = received.get(parsed..).unwrap_or_default();
-        match parser.feed(fresh) {
-            Ok(Progress::NeedMore) => parsed = received.len(),
-            Ok(Progress::Complete { consumed }) => return Ok(parsed + consumed),
+        match parser.feed(received) {
+            Ok(Progress::NeedMore) => received.clear(),
+            Ok(Progress::Complete { consumed }) => {
+                received.advance(consumed);
+                return Ok(());
+            }
             Err(error) => {
                 let method = parser.method_read().map(str::to_owned);
                 return Err(NoHead::Refused(error.into(), method));
             }
         }
+        match wire.read(received).await {
+            Ok(0) | Err(_) => return Err(NoHead::Left),
+            Ok(_) => {}
+        }
     }
 }
 
-/// What the access log shows of a well-formed request that we do not serve: its target without the
-/// query, which may hold secrets, but with its question mark, as Squid does.
-fn loggable_target(head: &Head, error: RequestError) -> Cow<'_, str> {
+/// What the access log shows of a well-formed request that we do not serve.
+fn loggable_target(head: &Head, error: RequestError) -> String {
     if matches!(error, RequestError::Target(_)) {
-        return INVALID.into();
+        return INVALID.to_owned();
     }
-    let path = head.target().split_inclusive(|byte| *byte == b'?').next();
-    String::from_utf8_lossy(path.unwrap_or_default())
+    loggable(&String::from_utf8_lossy(head.target())).to_owned()
+}
+
+/// A URL without its query, which may hold secrets, but with its question mark, as Squid has it.
+fn loggable(url: &str) -> &str {
+    url.split_inclusive('?').next().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -129,6 +129,22 @@ impl Shaper {
     }
 }
 
+/// Waits until so many bytes may pass, and takes them. What is more than there is will be waited for by those behind.
+pub(crate) async fn pass(buckets: &[Arc<Bucket>], bytes: usize) {
+    loop {
+        let now = Instant::now();
+        let waits = buckets
+            .iter()
+            .filter_map(|bucket| bucket.available(now).err());
+        let Some(wait) = waits.max() else { break };
+        tokio::time::sleep(wait).await;
+    }
+    let now = Instant::now();
+    for bucket in buckets {
+        bucket.take(bytes, now);
+    }
+}
+
 /// A bucket.
 #[derive(Debug)]
 pub(crate) struct Bucket {

@@ -1,12 +1,13 @@
-//! TLS as a client: whom to trust, and who we are.
+//! TLS: whom to trust, and who we are.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
+use tokio::net::TcpStream;
 
 /// A client that trusts the authorities in a PEM file, or else those that the system trusts; with a certificate and a
 /// key of its own, if it is asked who it is.
@@ -64,4 +65,23 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         return Err(wrong(&"there is no certificate in it"));
     }
     Ok(certificates)
+}
+
+/// A socket as what it is to `rustls`: something that may block.
+pub(crate) struct Socket<'a>(pub(crate) &'a TcpStream);
+
+impl io::Read for Socket<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(bytes)
+    }
+}
+
+impl io::Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -121,19 +121,28 @@ impl Origin {
         with_deadlines(stream)
     }
 
+    /// The next connection, if one comes within `patience`.
+    ///
+    /// # Panics
+    ///
+    /// When the listener fails.
+    pub fn accept_within(&self, patience: Duration) -> Option<TcpStream> {
+        SockRef::from(&self.listener)
+            .set_read_timeout(Some(patience))
+            .unwrap();
+        let accepted = self.listener.accept();
+        SockRef::from(&self.listener)
+            .set_read_timeout(Some(PATIENCE))
+            .unwrap();
+        accepted.ok().map(|(stream, _)| with_deadlines(stream))
+    }
+
     /// True when a connection comes within `patience`.
     ///
     /// # Panics
     ///
     /// When the listener fails.
     pub fn is_called_within(&self, patience: Duration) -> bool {
-        SockRef::from(&self.listener)
-            .set_read_timeout(Some(patience))
-            .unwrap();
-        let called = self.listener.accept().is_ok();
-        SockRef::from(&self.listener)
-            .set_read_timeout(Some(PATIENCE))
-            .unwrap();
-        called
+        self.accept_within(patience).is_some()
     }
 }

@@ -118,3 +118,49 @@ impl Dnsmasq {
         log.lines().filter(|line| line.contains(&query)).count()
     }
 }
+
+/// An nginx, which serves what is below `www` in a directory, and takes files into `www/up`.
+#[derive(Debug)]
+pub struct Nginx {
+    _peer: Peer,
+}
+
+impl Nginx {
+    /// Serves at these addresses.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start<const N: usize>(
+        netns: &Netns,
+        scratch: &Path,
+        addresses: [SocketAddr; N],
+    ) -> Self {
+        fs::create_dir_all(scratch.join("www/up")).unwrap();
+        let listen = addresses
+            .map(|address| format!("listen {address}; "))
+            .concat();
+        let at = |name: &str| scratch.join(name).display().to_string();
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|what| format!("{what}_temp_path {}; ", at(&format!("nginx-{what}"))))
+            .concat();
+        let config = format!(
+            "daemon off; user root; pid {}; error_log /dev/null; worker_processes 1;\n\
+             events {{ }}\n\
+             http {{ access_log off; {temporary} client_max_body_size 0; default_type text/plain;\n\
+             server {{ {listen} root {}; location /up/ {{ dav_methods PUT DELETE; }} }} }}\n",
+            at("nginx.pid"),
+            at("www")
+        );
+        let path = scratch.join("nginx.conf");
+        fs::write(&path, config).unwrap();
+        let mut command = netns.command("nginx");
+        command.arg("-c").arg(path);
+        Self {
+            _peer: Peer::start(&mut command, || {
+                let is_there = |address| TcpStream::connect(address).is_ok();
+                netns.run_in(|| addresses.into_iter().all(is_there))
+            }),
+        }
+    }
+}

@@ -40,6 +40,9 @@ impl Scratch {
     /// When it cannot be written.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path.join(name);
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).unwrap();
+        }
         fs::write(&path, content).unwrap();
         path
     }

@@ -195,13 +195,13 @@ fn refusals_are_logged_with_all_bytes_of_the_reply() {
 
     let reply = client.exchange(
         "plain",
-        b"GET http://origin.test/a?secret HTTP/1.1\r\nHost: origin.test\r\n\r\n",
+        b"GET https://origin.test/a?secret HTTP/1.1\r\nHost: origin.test\r\n\r\n",
     );
     let expected = format!(
-        "NONE_NONE/405 {} GET http://origin.test/a? - HIER_NONE/- text/plain",
+        "NONE_NONE/501 {} GET https://origin.test/a? - HIER_NONE/- text/plain",
         reply.len()
     );
-    assert_eq!(entry(&daemon, "/405 ").rest(), expected);
+    assert_eq!(entry(&daemon, "/501 ").rest(), expected);
 
     let large = format!("CONNECT a:1 HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(1 << 16));
     let reply = client.exchange("large", large.as_bytes());

@@ -19,6 +19,7 @@ mod dial;
 mod differential;
 mod dns;
 mod ends;
+mod forward;
 mod integrity;
 mod kernel_path;
 mod netem;

@@ -171,7 +171,7 @@ fn a_standard_error_that_is_full_holds_nobody_up() {
 fn small(lab: &Lab, tunnels: usize) -> Setup<'_> {
     // See `RESERVED_DESCRIPTORS`; and each of two addresses has a socket a core.
     let listeners = 2 * thread::available_parallelism().unwrap().get();
-    let files = format!("--nofile={}", 128 + listeners + 2 * tunnels);
+    let files = format!("--nofile={}", 192 + listeners + 2 * tunnels);
     Setup::open(lab)
         .option("--engine", "copy")
         .through(&["prlimit", &files])

@@ -104,9 +104,11 @@ fn only_port_443_is_open_by_default() {
     expect_refused(client(&lab), DENIED, &targets);
     drop(client(&lab).tunnel("10.77.2.1:443"));
     drop(origin.accept());
-    // To open the port would not help.
+    // Requests that are forwarded have a port of their own: nobody listens there.
     let get = b"GET http://10.77.2.1/ HTTP/1.1\r\nHost: 10.77.2.1\r\n\r\n";
-    assert_eq!(client(&lab).exchange("GET", get).status, 405);
+    assert_eq!(client(&lab).exchange("GET", get).status, 502);
+    let get = b"GET http://10.77.2.1:443/ HTTP/1.1\r\nHost: 10.77.2.1\r\n\r\n";
+    assert_eq!(client(&lab).exchange("GET", get).status, 403);
 }
 
 #[test]

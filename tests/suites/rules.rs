@@ -363,8 +363,8 @@ fn the_squid_conf_of_the_scenario_works_unchanged() {
     };
     assert_eq!(
         get("http://www.good.test:22/"),
-        405,
-        "not refused by the first rule"
+        503,
+        "nobody listens, but the first rule does not refuse it"
     );
     assert_eq!(get("http://www.good.test/squid-internal-mgr/info"), 403);
     // Nobody listens: Squid says 503.

@@ -4,6 +4,7 @@
 //! `time elapsed client tag/status bytes method URL user hierarchy/peer type`.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,6 +17,10 @@ use crate::{parent::Hierarchy, percent::encode};
 pub enum Tag {
     /// A tunnel, or the attempt to make one.
     TcpTunnel,
+    /// A request that was forwarded, or the attempt to.
+    TcpMiss,
+    /// The same, and the client did not wait for all of the response.
+    TcpMissAborted,
     /// The policy said no.
     TcpDenied,
     /// It never became a request.
@@ -26,6 +31,8 @@ impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TcpTunnel => "TCP_TUNNEL",
+            Self::TcpMiss => "TCP_MISS",
+            Self::TcpMissAborted => "TCP_MISS_ABORTED",
             Self::TcpDenied => "TCP_DENIED",
             Self::None => "NONE_NONE",
         })
@@ -51,14 +58,14 @@ pub struct Record {
     pub bytes: u64,
     /// The request's method; `NONE` if none was recognised.
     pub method: String,
-    /// What was asked for: `host:port`, or `error:` with a reason.
+    /// What was asked for: `host:port`, a URL, or `error:` with a reason.
     pub url: String,
     /// The address that was connected to, or last tried.
     pub peer: Option<IpAddr>,
     /// How that was chosen.
     pub hierarchy: Hierarchy,
-    /// The type of a reply that we made ourselves.
-    pub content_type: Option<&'static str>,
+    /// The type of the response, if there was one.
+    pub content_type: Option<Cow<'static, str>>,
 }
 
 impl fmt::Display for Record {
@@ -84,7 +91,7 @@ impl fmt::Display for Record {
             Some(peer) => write!(f, "{}/{peer}", self.hierarchy)?,
             None => f.write_str("HIER_NONE/-")?,
         }
-        write!(f, " {}", self.content_type.unwrap_or("-"))
+        write!(f, " {}", self.content_type.as_deref().unwrap_or("-"))
     }
 }
 
@@ -132,7 +139,7 @@ mod tests {
             elapsed: Duration::ZERO,
             peer: None,
             hierarchy: Hierarchy::Direct,
-            content_type: Some("text/plain"),
+            content_type: Some("text/plain".into()),
             ..record()
         };
         assert_eq!(

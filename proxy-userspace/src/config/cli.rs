@@ -83,7 +83,7 @@ pub struct Settings {
     #[arg(long, value_name = "CIDR", value_parser = parse_network_item, conflicts_with = "squid_conf")]
     pub allow_destination: Vec<Text<Item<Network>>>,
 
-    /// Ports that tunnels may lead to; repeat for more [default: 443]
+    /// Ports that tunnels and requests may lead to; repeat for more [default: 443, and 80 for http URLs]
     #[arg(long, value_name = "PORT|LO-HI", conflicts_with = "squid_conf")]
     pub allow_port: Vec<PortRange>,
 

@@ -61,6 +61,10 @@ impl<'a> Compiler<'a> {
         };
         let default = Guard::default();
         let file = self.file;
+        let ports = |default| {
+            let given = file.allow_port.as_ref();
+            given.map_or(default, |ports| ports.iter().copied().collect())
+        };
         Ok(Guard {
             clients: match &file.allow_client {
                 Some(list) => self.networks(list, &place)?,
@@ -70,10 +74,8 @@ impl<'a> Compiler<'a> {
                 Some(list) => self.networks(list, &place)?,
                 None => default.destinations,
             },
-            ports: file
-                .allow_port
-                .as_ref()
-                .map_or(default.ports, |ports| ports.iter().copied().collect()),
+            ports: ports(default.ports),
+            plain_ports: ports(default.plain_ports),
         })
     }
 

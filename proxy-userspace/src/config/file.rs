@@ -58,7 +58,7 @@ pub struct File {
         deserialize_with = "lists::networks"
     )]
     pub allow_destination: Option<Networks>,
-    /// Ports that tunnels may lead to [default: 443].
+    /// Ports that tunnels and forwarded requests may lead to [default: 443 for tunnels, 80 for http URLs].
     #[serde(
         skip_serializing_if = "Option::is_none",
         deserialize_with = "lists::some_ports"
@@ -155,7 +155,11 @@ pub struct Timeouts {
     pub connect_attempt: Span,
     /// The first bytes of a tunnel, where rules ask for `sni`.
     pub client_hello: Span,
-    /// A tunnel without a byte in either direction.
+    /// The next request of a client that is not tunnelled, over the same connection.
+    pub keep_alive: Span,
+    /// The same, of our connections to origins and parents.
+    pub upstream_keep_alive: Span,
+    /// A tunnel without a byte in either direction; or a request that is forwarded.
     pub idle: Span,
     /// The same once one side has finished.
     pub half_closed: Span,
@@ -171,6 +175,8 @@ impl Default for Timeouts {
             connect: Span(Duration::from_secs(30)),
             connect_attempt: Span(Duration::from_secs(10)),
             client_hello: Span(Duration::from_secs(5)),
+            keep_alive: Span(Duration::from_secs(2 * 60)),
+            upstream_keep_alive: Span(Duration::from_secs(60)),
             idle: Span(Duration::from_secs(15 * 60)),
             half_closed: Span(Duration::from_secs(5 * 60)),
             lifetime: None,

@@ -49,6 +49,10 @@ pub struct Live {
     pub attempt_timeout: Duration,
     /// For the first bytes of a tunnel, where a rule asks for them.
     pub hello_timeout: Duration,
+    /// For the next request of a client.
+    pub keep_alive: Duration,
+    /// For the next request to an origin.
+    pub upstream_keep_alive: Duration,
     /// For a tunnel.
     pub limits: relay::Limits,
     /// For a tunnel as a whole; none is no limit.
@@ -188,16 +192,14 @@ impl Live {
             connect_timeout: file.timeouts.connect.0,
             attempt_timeout: file.timeouts.connect_attempt.0,
             hello_timeout: file.timeouts.client_hello.0,
+            keep_alive: file.timeouts.keep_alive.0,
+            upstream_keep_alive: file.timeouts.upstream_keep_alive.0,
             limits: relay::Limits {
                 idle: file.timeouts.idle.0,
                 half_closed: file.timeouts.half_closed.0,
             },
             lifetime: file.timeouts.lifetime.map(|span| span.0),
-            quotas: Quotas {
-                all: file.limits.tunnels.map(|limit| limit.min(MAX_TUNNELS)),
-                per_client: file.limits.tunnels_per_client,
-                per_user: file.limits.tunnels_per_user,
-            },
+            quotas: quotas(&file.limits),
             bandwidth_per_tunnel: file
                 .limits
                 .bandwidth_per_tunnel
@@ -326,6 +328,14 @@ impl Live {
     #[must_use]
     pub fn is_squid(&self) -> bool {
         self.policy.dialect() == Dialect::Squid
+    }
+}
+
+fn quotas(limits: &file::Limits) -> Quotas {
+    Quotas {
+        all: limits.tunnels.map(|limit| limit.min(MAX_TUNNELS)),
+        per_client: limits.tunnels_per_client,
+        per_user: limits.tunnels_per_user,
     }
 }
 

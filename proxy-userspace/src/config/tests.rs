@@ -63,8 +63,11 @@ fn the_command_line_wins_setting_by_setting() {
     assert_eq!(live.engines, EngineRules::default());
     let guard = live.policy.guard();
     assert!(!guard.clients.is_loopback_only());
-    assert!(guard.port(22).is_ok());
-    assert!(guard.port(443).is_err(), "lists are replaced, not joined");
+    assert!(guard.port(22, None).is_ok());
+    assert!(
+        guard.port(443, None).is_err(),
+        "lists are replaced, not joined"
+    );
     assert_eq!(live.strictness, Strictness::Relaxed);
     assert_eq!(live.limits.idle.as_secs(), 3600);
     assert_eq!(

@@ -6,16 +6,11 @@
 
 use thiserror::Error;
 
-use super::{Head, Status, Version};
+use super::{FramingError, Head, Status, Version};
 use crate::authority::{Authority, AuthorityError, is_valid_host_field};
 
 #[cfg(test)]
 mod tests;
-
-/// The methods that have a meaning to HTTP (RFC 9110 §9.3, RFC 5789), and none here.
-const OTHER_METHODS: [&str; 8] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH",
-];
 
 /// A request for a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,15 +29,33 @@ pub enum Strictness {
     Relaxed,
 }
 
-/// Why a well formed head is not a CONNECT request that we serve.
+/// Why a well formed head is not a request that we serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RequestError {
-    /// A known method other than CONNECT.
-    #[error("this proxy only serves CONNECT; use it as the proxy for https URLs")]
-    MethodNotAllowed,
-    /// A method that is not known; methods are case-sensitive.
-    #[error("the method is unknown; this proxy only serves CONNECT")]
-    UnknownMethod,
+    /// A path instead of a URL: somebody takes us for a web server.
+    #[error(
+        "this is a proxy and has no pages of its own; set it as the proxy of a client, such as: \
+         curl --proxy http://HOST:PORT http://example.com/"
+    )]
+    OwnResource,
+    /// Neither that nor a URL; or one with a user or a fragment.
+    #[error("the target is not a URL; write http://host/path, or CONNECT host:port")]
+    NotUrl,
+    /// A URL of another scheme than `http`.
+    #[error("only http URLs are forwarded; for others ask for a tunnel with CONNECT host:port")]
+    Scheme,
+    /// A body in a TRACE request (RFC 9110 §9.3.8).
+    #[error("a TRACE request has no body")]
+    TraceBody,
+    /// `Max-Forwards` is no number.
+    #[error("Max-Forwards is not a number")]
+    MaxForwards,
+    /// More fields than a head can have.
+    #[error("the request has too many header fields")]
+    TooManyFields,
+    /// It is not known where the body ends.
+    #[error("{0}")]
+    Framing(#[from] FramingError),
     /// The target is not `host:port`.
     #[error("{0}")]
     Target(#[from] AuthorityError),
@@ -64,9 +77,8 @@ pub enum RequestError {
 }
 
 impl ConnectRequest {
-    /// Makes a request of a head, or says why it is none.
+    /// Makes a request of the head of a CONNECT request, or says why it is none.
     pub fn from_head(head: &Head, strictness: Strictness) -> Result<Self, RequestError> {
-        check_method(head.method())?;
         let authority = Authority::parse(head.target())?;
         check_host(head, strictness)?;
         check_no_body(head)?;
@@ -79,28 +91,16 @@ impl RequestError {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Self::MethodNotAllowed => Status::METHOD_NOT_ALLOWED,
-            Self::UnknownMethod => Status::NOT_IMPLEMENTED,
-            Self::Target(_)
-            | Self::MissingHost
-            | Self::RepeatedHost
-            | Self::InvalidHost
-            | Self::TransferEncoding
-            | Self::ContentLength => Status::BAD_REQUEST,
+            Self::Scheme => Status::NOT_IMPLEMENTED,
+            Self::TooManyFields => Status::HEADER_FIELDS_TOO_LARGE,
+            Self::Framing(error) => error.status(),
+            _ => Status::BAD_REQUEST,
         }
     }
 }
 
-fn check_method(method: &str) -> Result<(), RequestError> {
-    match method {
-        "CONNECT" => Ok(()),
-        other if OTHER_METHODS.contains(&other) => Err(RequestError::MethodNotAllowed),
-        _unknown => Err(RequestError::UnknownMethod),
-    }
-}
-
 /// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1, at most one in HTTP/1.0.
-fn check_host(head: &Head, strictness: Strictness) -> Result<(), RequestError> {
+pub(super) fn check_host(head: &Head, strictness: Strictness) -> Result<(), RequestError> {
     let mut hosts = head.values("host");
     let Some(host) = hosts.next() else {
         return match (head.version(), strictness) {

@@ -66,6 +66,15 @@ pub enum Version {
     Http11,
 }
 
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http10 => "1.0",
+            Self::Http11 => "1.1",
+        })
+    }
+}
+
 /// Why the bytes are not an HTTP/1 request head that we accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HeadError {
@@ -182,6 +191,15 @@ impl HeadParser {
                 version: Version::Http11,
                 fields: Vec::new(),
             },
+        }
+    }
+
+    /// A parser of the fields behind the last chunk of a body, which look like those of a head (RFC 9112 section 7.1.2).
+    #[must_use]
+    pub fn of_trailer() -> Self {
+        Self {
+            state: Ok(State::LineStart),
+            ..Self::new()
         }
     }
 

@@ -265,9 +265,6 @@ impl Refusal {
     pub fn encode(&self, date: SystemTime, head_request: bool) -> Vec<u8> {
         let date = date_field(date).unwrap_or_default();
         let extra = match &self.extra {
-            Extra::Nothing if self.status == Status::METHOD_NOT_ALLOWED => {
-                "Allow: CONNECT\r\n".to_owned()
-            }
             Extra::Nothing | Extra::Parameters(_) => String::new(),
             Extra::Realm(realm) => format!(
                 "Proxy-Authenticate: Basic realm=\"{}\", charset=\"UTF-8\"\r\n",

@@ -37,7 +37,7 @@ statuses! {
     FORBIDDEN = 403 "Forbidden";
     /// What a rule may say instead.
     NOT_FOUND = 404 "Not Found";
-    /// A known method other than CONNECT; the reply carries `Allow`.
+    /// What a rule may say instead.
     METHOD_NOT_ALLOWED = 405 "Method Not Allowed";
     /// The policy asks for a user; the reply carries `Proxy-Authenticate`.
     PROXY_AUTHENTICATION_REQUIRED = 407 "Proxy Authentication Required";
@@ -55,7 +55,7 @@ statuses! {
     UNAVAILABLE_FOR_LEGAL_REASONS = 451 "Unavailable For Legal Reasons";
     /// Our own fault.
     INTERNAL_SERVER_ERROR = 500 "Internal Server Error";
-    /// A method that we do not know.
+    /// A scheme or a transfer coding that we do not speak.
     NOT_IMPLEMENTED = 501 "Not Implemented";
     /// The origin can not be reached.
     BAD_GATEWAY = 502 "Bad Gateway";

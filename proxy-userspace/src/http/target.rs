@@ -1,18 +1,22 @@
 //! The target of a request that is not CONNECT: a URL, as clients send it to a proxy (RFC 9112 §3.2.2).
 
+use std::{borrow::Cow, fmt};
+
 use crate::authority::Authority;
 
-/// A URL, as far as rules look at it.
+/// A URL without user information and fragment, in its usual form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AbsoluteTarget {
     /// The scheme, in lower case.
     pub scheme: String,
     /// Host and port; the port of the scheme if there is none.
     pub authority: Authority,
+    /// What is asked for there: path and query, or nothing.
+    pub path: String,
 }
 
 impl AbsoluteTarget {
-    /// Reads a URL; none if it is no URL of a scheme that has hosts and ports, or has user information.
+    /// Reads a URL; none if it is no URL of a scheme that has hosts and ports, or has user information or a fragment.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
@@ -23,8 +27,10 @@ impl AbsoluteTarget {
             "ftp" => 21,
             _ => return None,
         };
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let host = rest.get(..end)?;
+        if rest.contains('#') {
+            return None;
+        }
+        let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let has_port = host.rsplit_once(':').is_some_and(|(before, port)| {
             !port.is_empty() && (!before.starts_with('[') || before.ends_with(']'))
         });
@@ -37,7 +43,35 @@ impl AbsoluteTarget {
         Some(Self {
             scheme,
             authority: authority.ok()?,
+            path: path.to_owned(),
         })
+    }
+
+    /// Path and query as an origin is asked for them (RFC 9112 section 3.2.1).
+    #[must_use]
+    pub fn origin_form(&self) -> Cow<'_, str> {
+        if self.path.starts_with('/') {
+            Cow::Borrowed(&self.path)
+        } else {
+            Cow::Owned(format!("/{}", self.path))
+        }
+    }
+
+    /// The host, and the port if it is not the scheme's: as `Host` has it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let is_usual = self.authority.port().get() == 80 && self.scheme == "http";
+        if is_usual {
+            self.authority.host().to_string()
+        } else {
+            self.authority.to_string()
+        }
+    }
+}
+
+impl fmt::Display for AbsoluteTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme, self.host(), self.origin_form())
     }
 }
 
@@ -69,6 +103,26 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_a_url() {
+        for (url, host, path) in [
+            ("http://Example.com", "example.com", "/"),
+            ("http://example.com?b", "example.com", "/?b"),
+            (
+                "http://example.com:80/a/../b?c=/d",
+                "example.com",
+                "/a/../b?c=/d",
+            ),
+            ("http://[::1]:8080/", "[::1]:8080", "/"),
+        ] {
+            let target = AbsoluteTarget::parse(url).unwrap();
+            assert_eq!(
+                (target.host().as_str(), &*target.origin_form()),
+                (host, path)
+            );
+        }
+    }
+
+    #[test]
     fn what_rules_cannot_judge_is_none() {
         for url in [
             "/path",
@@ -77,6 +131,7 @@ mod tests {
             "http://",
             "http://a:0/",
             "http://user@example.com/",
+            "http://example.com/#a",
             "urn://x",
             "http://a b/",
         ] {

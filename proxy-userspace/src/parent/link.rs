@@ -1,17 +1,14 @@
 //! A connection to a parent, and through it to a target.
 
 use std::{
-    fmt,
-    io::{self, Read as _},
+    fmt, io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
+use bytes::BytesMut;
 use rustls::ClientConnection;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::Parent;
 use crate::{
@@ -22,11 +19,9 @@ use crate::{
     net::{
         dial::{Patience, Route, dial},
         outgoing::Outgoing,
+        wire::Wire,
     },
 };
-
-/// What is read of an answer at once.
-const READ_BYTES: usize = 4096;
 
 /// What a parent is connected to with.
 pub(crate) struct Dialling<'a> {
@@ -42,16 +37,11 @@ pub(crate) struct Dialling<'a> {
 /// A connection that leads to the target, straight or through a parent.
 #[derive(Debug)]
 pub(crate) struct Link {
-    pub(crate) stream: TcpStream,
-    /// What seals it, if the parent is talked to over TLS.
-    pub(crate) tls: Option<Box<ClientConnection>>,
+    pub(crate) wire: Wire,
     /// The address at its other end: the target's, or the parent's.
     pub(crate) address: SocketAddr,
     /// What came behind the parent's answer.
-    pub(crate) early: Vec<u8>,
-    /// Bytes written to and read from the socket so far, if it is not sealed.
-    pub(crate) written: u64,
-    pub(crate) consumed: u64,
+    pub(crate) early: BytesMut,
 }
 
 /// Why there is none.
@@ -65,24 +55,13 @@ pub(crate) struct LinkError {
     pub(crate) is_final: bool,
 }
 
-/// A stream over which a parent is talked to.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-/// A connection to the parent itself.
-pub(crate) enum Connection {
-    Plain(TcpStream),
-    Sealed(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-}
-
 impl Parent {
     /// Connects to the parent, and notes whether it is there. `hold` is kept for as long as its name is resolved.
     pub(crate) async fn connect(
         &self,
         dialling: &Dialling<'_>,
         hold: impl Clone + Send + 'static,
-    ) -> Result<(Connection, SocketAddr), LinkError> {
+    ) -> Result<(Wire, SocketAddr), LinkError> {
         let connected = self.try_connect(dialling, hold).await;
         match &connected {
             Ok(_) => self.note(Ok(())),
@@ -95,7 +74,7 @@ impl Parent {
         &self,
         dialling: &Dialling<'_>,
         hold: impl Clone + Send + 'static,
-    ) -> Result<(Connection, SocketAddr), LinkError> {
+    ) -> Result<(Wire, SocketAddr), LinkError> {
         let address = &self.spec.url.address;
         let port = address.port().get();
         let late = |_| self.failed(ProxyError::ConnectionTimeout, "no answer in time");
@@ -136,18 +115,20 @@ impl Parent {
         let peer = routes
             .get(dialled.index)
             .map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |route| route.target);
-        let Some((connector, name)) = &self.tls else {
-            return Ok((Connection::Plain(dialled.stream), peer));
+        let Some((config, name)) = &self.tls else {
+            return Ok((Wire::plain(dialled.stream), peer));
         };
-        let handshake = connector.connect(name.clone(), dialled.stream);
-        let sealed = timeout_at(dialling.deadline, handshake)
-            .await
-            .map_err(late)?;
+        let seal = async {
+            let tls = ClientConnection::new(Arc::clone(config), name.clone())
+                .map_err(io::Error::other)?;
+            Wire::sealed(dialled.stream, &[], tls).await
+        };
+        let sealed = timeout_at(dialling.deadline, seal).await.map_err(late)?;
         let sealed = sealed.map_err(|error| LinkError {
             tried: Some(peer.ip()),
             ..self.failed(ProxyError::TlsProtocolError, error)
         })?;
-        Ok((Connection::Sealed(Box::new(sealed)), peer))
+        Ok((sealed, peer))
     }
 
     /// Asks for a tunnel by this [request](Parent::request), and notes whether there was an answer.
@@ -158,61 +139,32 @@ impl Parent {
         hold: impl Clone + Send + 'static,
     ) -> Result<Link, LinkError> {
         let connected = self.try_connect(dialling, hold).await;
-        let (connection, address) =
+        let (wire, address) =
             connected.inspect_err(|error| self.note(Err(error.refusal.reason())))?;
-        let with_address = |error| LinkError {
+        let asked = self.ask(&wire, request, dialling.deadline).await;
+        let early = asked.map_err(|error| LinkError {
             tried: Some(address.ip()),
             ..error
-        };
-        match connection {
-            Connection::Plain(mut stream) => {
-                let (received, bytes) = self
-                    .ask(&mut stream, request, dialling.deadline)
-                    .await
-                    .map_err(with_address)?;
-                Ok(Link {
-                    stream,
-                    tls: None,
-                    address,
-                    written: request.len() as u64,
-                    consumed: received.len() as u64,
-                    early: behind(received, bytes),
-                })
-            }
-            Connection::Sealed(mut stream) => {
-                let (received, bytes) = self
-                    .ask(&mut stream, request, dialling.deadline)
-                    .await
-                    .map_err(with_address)?;
-                let (stream, mut tls) = stream.into_inner();
-                let mut early = behind(received, bytes);
-                early.extend(opened(&mut tls));
-                Ok(Link {
-                    stream,
-                    tls: Some(Box::new(tls)),
-                    address,
-                    written: 0,
-                    consumed: 0,
-                    early,
-                })
-            }
-        }
+        })?;
+        Ok(Link {
+            wire,
+            address,
+            early,
+        })
     }
 
-    /// The answer and what came behind it, with the length of its head.
+    /// What came behind the answer.
     async fn ask(
         &self,
-        stream: &mut impl Stream,
+        wire: &Wire,
         request: &[u8],
         deadline: Instant,
-    ) -> Result<(Vec<u8>, usize), LinkError> {
+    ) -> Result<BytesMut, LinkError> {
         let exchange = async {
-            stream.write_all(request).await?;
-            stream.flush().await?;
-            let mut received = Vec::new();
+            wire.write_all(request).await?;
+            let mut received = BytesMut::new();
             loop {
-                received.reserve(READ_BYTES);
-                if stream.read_buf(&mut received).await? == 0 {
+                if wire.read(&mut received).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 match ResponseHead::parse(&received) {
@@ -228,7 +180,7 @@ impl Parent {
                 "no answer to CONNECT in time",
             )
         })?;
-        let (received, head) = answer.map_err(|error| {
+        let (mut received, head) = answer.map_err(|error| {
             let kind = match error.kind() {
                 io::ErrorKind::InvalidData => ProxyError::HttpProtocolError,
                 _ => ProxyError::ConnectionTerminated,
@@ -244,7 +196,7 @@ impl Parent {
         })?;
         self.note(Ok(()));
         if (200..300).contains(&head.status) {
-            return Ok((received, head.bytes));
+            return Ok(received.split_off(head.bytes));
         }
         Err(self.refused(head.status))
     }
@@ -291,22 +243,5 @@ impl Parent {
             is_final: status < 500,
             tried: None,
         }
-    }
-}
-
-/// What is left of the received bytes behind a head.
-fn behind(mut received: Vec<u8>, head: usize) -> Vec<u8> {
-    received.split_off(head)
-}
-
-/// What is opened already and was not asked for yet.
-fn opened(tls: &mut ClientConnection) -> Vec<u8> {
-    let len = tls
-        .process_new_packets()
-        .map_or(0, |state| state.plaintext_bytes_to_read());
-    let mut bytes = vec![0; len];
-    match tls.reader().read_exact(&mut bytes) {
-        Ok(()) => bytes,
-        Err(_) => Vec::new(),
     }
 }

@@ -17,6 +17,8 @@ pub struct Guard {
     pub destinations: NetworkSet,
     /// The ports that are open everywhere.
     pub ports: PortSet,
+    /// The same for requests that are forwarded instead of tunnelled.
+    pub plain_ports: PortSet,
 }
 
 /// What is not open, and the option that would open it.
@@ -86,9 +88,13 @@ impl Guard {
         }
     }
 
-    /// Whether a tunnel may lead to this port.
-    pub fn port(&self, port: u16) -> Result<(), Denial> {
-        if self.ports.contains(port) {
+    /// Whether a tunnel may lead to this port; or a request for a URL, if it has a `scheme`.
+    pub fn port(&self, port: u16, scheme: Option<&str>) -> Result<(), Denial> {
+        let ports = match scheme {
+            None => &self.ports,
+            Some(_) => &self.plain_ports,
+        };
+        if ports.contains(port) {
             Ok(())
         } else {
             Err(Denial::Port { port })
@@ -145,6 +151,7 @@ impl Default for Guard {
             clients: Self::default_clients(),
             destinations: NetworkSet::default(),
             ports: PortSet::default(),
+            plain_ports: PortSet::http(),
         }
     }
 }

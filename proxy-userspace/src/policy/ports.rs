@@ -49,6 +49,15 @@ impl PortRange {
 }
 
 impl PortSet {
+    /// Port 80, that of HTTP.
+    #[must_use]
+    pub fn http() -> Self {
+        Self(vec![PortRange {
+            first: 80,
+            last: 80,
+        }])
+    }
+
     /// Whether the port is in one of the ranges.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {

@@ -33,7 +33,9 @@ fn the_default_lets_this_host_reach_public_addresses_on_443() {
     for client in ["127.0.0.1", "127.255.255.255", "::1", "::ffff:127.0.0.1"] {
         assert_eq!(policy.client(ip(client)), Ok(()), "{client}");
     }
-    assert_eq!(policy.port(443), Ok(()));
+    assert_eq!(policy.port(443, None), Ok(()));
+    assert_eq!(policy.port(80, Some("http")), Ok(()));
+    assert!(policy.port(80, None).is_err() && policy.port(443, Some("http")).is_err());
     for address in ["1.1.1.1", "2606:4700:4700::1111"] {
         assert_eq!(policy.address(ip(address)), Ok(()), "{address}");
     }
@@ -56,7 +58,7 @@ fn a_denial_says_what_was_denied_and_which_option_would_permit_it() {
             "client 2606:4700::1 may not use this proxy; --allow-client 2606:4700::1/128 would permit it",
         ),
         (
-            policy.port(25),
+            policy.port(25, None),
             "port 25 is not allowed; --allow-port 25 would permit it",
         ),
         (
@@ -153,7 +155,7 @@ fn an_empty_list_of_clients_or_ports_permits_none() {
         ..Guard::default()
     };
     assert!(policy.client(ip("127.0.0.1")).is_err());
-    assert!(policy.port(443).is_err());
+    assert!(policy.port(443, None).is_err());
 }
 
 #[test]
@@ -162,7 +164,7 @@ fn a_denial_becomes_a_403_with_the_error_of_its_kind() {
     let through_nat64 = allowing(&["64:ff9b::/96"]);
     for (answer, expected) in [
         (policy.client(ip("10.1.2.3")), ProxyError::HttpRequestDenied),
-        (policy.port(25), ProxyError::HttpRequestDenied),
+        (policy.port(25, None), ProxyError::HttpRequestDenied),
         (
             policy.address(ip("10.0.0.5")),
             ProxyError::DestinationIpProhibited,

@@ -17,6 +17,7 @@ use super::{
     copy::Buffer,
     duplex::{Failed, Mover, Reading},
 };
+use crate::tls::Socket;
 
 /// What seals the two sockets, while both directions use it.
 #[derive(Debug)]
@@ -155,23 +156,4 @@ impl Mover for Sealed<'_> {
 
 fn lock(tls: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
     tls.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A socket as what it is to `rustls`: something that may block.
-struct Socket<'a>(&'a TcpStream);
-
-impl io::Read for Socket<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(bytes)
-    }
-}
-
-impl io::Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -1,24 +1,22 @@
 //! Rules on the name in a ClientHello: to hear it, the client is told that its tunnel is open before it is.
 
-use std::io;
+use bytes::BytesMut;
+use tokio::time::timeout;
 
-use tokio::{net::TcpStream, time::timeout};
-
-use super::{READ_BYTES, Session};
+use super::Session;
 use crate::{
     client_hello::{self, Opening},
     http::{CONNECTION_ESTABLISHED, ProxyError, Refusal},
+    net::wire::Wire,
     parent::Link,
-    relay::{Leg, Pair},
+    relay::Pair,
 };
 
 /// How far the client's side of a tunnel is when the upstream's is not there yet.
 #[derive(Debug, Default)]
 pub(super) struct Start {
-    /// The length of the head.
-    pub(super) head_bytes: usize,
     /// Bytes behind the head.
-    pub(super) early_data: Vec<u8>,
+    pub(super) early_data: BytesMut,
     /// The client has its `200`: whatever happens now, it can only be told by a reset.
     pub(super) is_answered: bool,
 }
@@ -34,29 +32,24 @@ impl Start {
     }
 
     /// Both sides, with what each is owed.
-    pub(super) fn pair(self, client: TcpStream, link: Link) -> Box<Pair> {
-        let (_, written) = self.told();
+    pub(super) fn pair(self, client: Wire, link: Link) -> Box<Pair> {
         let answer: &[u8] = if self.is_answered {
             &[]
         } else {
             CONNECTION_ESTABLISHED
         };
-        let client = Leg {
-            stream: client,
-            tls: None,
-            owed: [answer, &link.early].concat(),
-            consumed: (self.head_bytes + self.early_data.len()) as u64,
-            written,
-        };
-        let upstream = Leg {
-            stream: link.stream,
-            tls: link.tls.map(|tls| Box::new((*tls).into())),
-            owed: self.early_data,
-            consumed: link.consumed,
-            written: link.written,
-        };
-        Pair::new(client, upstream)
+        join(client, self.early_data, link, answer)
     }
+}
+
+/// Joins a client that has sent `early` bytes, and is owed an `answer`.
+pub(super) fn join(client: Wire, early: BytesMut, link: Link, answer: &[u8]) -> Box<Pair> {
+    let (mut upstream, opened) = link.wire.into_leg(Vec::new());
+    let owed = [answer, &link.early, &opened].concat();
+    let (client, opened) = client.into_leg(owed);
+    upstream.owed = early.into();
+    upstream.owed.extend(opened);
+    Pair::new(client, upstream)
 }
 
 /// How waiting for it ended, other than with an opening.
@@ -74,7 +67,7 @@ impl Session {
     /// Silence is not taken for a tunnel without TLS: who waits long enough would get past the rules.
     pub(super) async fn opening(
         &self,
-        stream: &TcpStream,
+        wire: &Wire,
         start: &mut Start,
     ) -> Result<Opening, NoOpening> {
         let patience = self.live().hello_timeout;
@@ -87,11 +80,11 @@ impl Session {
                 }
                 if !start.is_answered {
                     start.is_answered = true;
-                    write_all(stream, CONNECTION_ESTABLISHED)
+                    wire.write_all(CONNECTION_ESTABLISHED)
                         .await
                         .map_err(|_| NoOpening::Left)?;
                 }
-                match read_some(stream, &mut start.early_data).await {
+                match wire.read(&mut start.early_data).await {
                     Ok(0) if start.early_data.is_empty() => return Ok(Opening::Nameless),
                     Ok(0) => return Err(unclear(&"half a ClientHello")),
                     Ok(_) => {}
@@ -108,27 +101,4 @@ impl Session {
 fn unclear(what: &dyn std::fmt::Display) -> NoOpening {
     let reason = format!("the rules ask for the name in the ClientHello, and there was {what}");
     NoOpening::Unclear(Refusal::new(ProxyError::HttpRequestDenied, reason))
-}
-
-async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-async fn read_some(stream: &TcpStream, into: &mut Vec<u8>) -> io::Result<usize> {
-    loop {
-        stream.readable().await?;
-        into.reserve(READ_BYTES);
-        match stream.try_read_buf(into) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result,
-        }
-    }
 }

@@ -6,26 +6,27 @@ use std::{
 };
 
 use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream, select, sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{select, sync::OwnedSemaphorePermit, time::Instant};
 use tracing::{debug, info};
 
 use super::{
-    Admission, Arrival, Joint, Request, Session,
+    Admission, Arrival, Joint, Session, TunnelRequest,
     hello::{NoOpening, Start},
     reply::Entry,
-    upstream::Reached,
+    upstream::{Purpose, Reached, Way},
 };
 use crate::{
     access::{self, Access, Claim, Known, Outcome, Permit, Refused},
+    access_log::Tag,
     authority::Authority,
     client_hello::Opening,
     config::{Live, Quotas},
-    http::Refusal,
-    net::listen::canonical,
+    http::{CONNECTION_ESTABLISHED, Refusal, Version},
+    net::{listen::canonical, wire::Wire},
     parent::{Hierarchy, Hop},
     policy::{self, ServerName},
-    registry::{Applicant, Counted, Stop, Tunnel},
-    relay,
+    registry::{Applicant, Counted, Plain, Stop, Tunnel},
+    relay::{self, Pair},
     shaping::Shaper,
 };
 
@@ -33,11 +34,12 @@ impl Session {
     /// The request as it is judged.
     pub(super) fn asked<'a>(
         &'a self,
-        stream: &TcpStream,
+        wire: &Wire,
         target: &'a Authority,
         url: &'a str,
         claim: &'a Claim,
     ) -> access::Request<'a> {
+        let stream = wire.socket();
         let Arrival {
             id,
             client,
@@ -87,40 +89,52 @@ impl Session {
         }
     }
 
+    /// The room of a client that is served, or what the others are told.
+    pub(super) fn room(&self) -> Result<&Arc<OwnedSemaphorePermit>, Option<(Tag, &Refusal)>> {
+        match &self.arrival.admission {
+            Admission::Served(permit) => Ok(permit),
+            Admission::TurnedAway { tag, refusal, .. } => Err(Some((*tag, refusal))),
+            Admission::Over => Err(None),
+        }
+    }
+
     /// Judges and dials the target, or ends with a refusal.
-    pub(super) async fn connect(&self, request: Request) -> Option<Joint> {
-        let Request {
-            stream,
+    pub(super) async fn connect(&self, request: TunnelRequest) -> Option<Joint> {
+        let TunnelRequest {
+            wire,
             mut start,
             target,
             claim,
             via,
         } = request;
         let url = target.to_string();
-        let room = match &self.arrival.admission {
-            Admission::Served(permit) => permit,
-            Admission::TurnedAway { tag, refusal, .. } => {
+        let room = match self.room() {
+            Ok(room) => room,
+            Err(turned_away) => {
+                let (tag, refusal) = turned_away?;
                 let entry = Entry {
-                    tag: *tag,
+                    tag,
                     url,
                     ..Entry::default()
                 };
-                self.refuse(stream, refusal, entry).await;
+                self.refuse(wire, refusal, entry).await;
                 return None;
             }
-            Admission::Over => return None,
         };
-        let asked = self.asked(&stream, &target, &url, &claim);
+        let asked = self.asked(&wire, &target, &url, &claim);
+        let purpose = Purpose::Tunnel {
+            via: &self.shared.via(&via, Version::Http11),
+        };
         let joined = select! {
-            joined = self.join(asked, &via, room, &stream, &mut start) => joined,
+            joined = self.join(asked, &purpose, room, &wire, &mut start) => joined,
             () = self.cancel.cancelled() => {
-                relay::reset_on_close(&stream);
+                relay::reset_on_close(wire.socket());
                 Err(Failure::Left)
             }
-            // Its reset: it does not want the tunnel any more.
-            _ = stream.ready(Interest::ERROR) => Err(Failure::Left),
+            // It does not want the tunnel any more.
+            () = wire.broken() => Err(Failure::Left),
         };
-        let joined = match joined {
+        let mut joined = match joined {
             Ok(joined) => joined,
             Err(failure) => {
                 let (status, bytes) = start.told();
@@ -130,32 +144,51 @@ impl Session {
                     url,
                     ..Entry::default()
                 };
-                self.fail(stream, failure, entry).await;
+                self.fail(wire, failure, entry).await;
                 return None;
             }
         };
+        let tunnel = self.tunnel(&asked, &mut joined, None);
+        let Joined {
+            reached,
+            counted,
+            shaper,
+            ..
+        } = joined;
+        let Some(Way::Fresh(link)) = reached.way else {
+            // The others are for requests that are forwarded.
+            return None;
+        };
+        let (_, told) = start.told();
+        let pair = start.pair(wire, *link);
+        let answer = CONNECTION_ESTABLISHED.len() as u64;
+        Some(self.joint(pair, tunnel, counted, reached.rule, shaper, [answer, told]))
+    }
+
+    /// Puts a tunnel on the table, or a request that is forwarded.
+    pub(super) fn tunnel(
+        &self,
+        asked: &access::Request<'_>,
+        joined: &mut Joined,
+        plain: Option<Box<Plain>>,
+    ) -> Arc<Tunnel> {
         let Joined {
             reached,
             opening,
             permit,
-            mut counted,
-            shaper,
+            counted,
+            ..
         } = joined;
-        let Reached {
-            link,
-            destination,
-            rule,
-        } = reached;
         let tunnel = Arc::new(Tunnel {
             id: self.arrival.id,
             client: self.arrival.client.ip(),
             listener: asked.listener,
             listener_name: Arc::clone(&self.arrival.listener_name),
-            user: permit.user,
-            reverse_name: permit.reverse_name,
-            opening,
-            upstream: link.address,
-            destination,
+            user: permit.user.clone(),
+            reverse_name: permit.reverse_name.clone(),
+            opening: opening.clone(),
+            upstream: reached.address,
+            destination: reached.destination,
             hierarchy: permit.hop.hierarchy(),
             parent: match &permit.hop {
                 Hop::Direct => None,
@@ -164,7 +197,8 @@ impl Session {
             mark: asked.mark,
             dice: asked.dice,
             stop: Stop::new(&self.cancel),
-            target,
+            target: asked.target.clone(),
+            plain,
         });
         counted.enlist(Arc::clone(&tunnel));
         let live = self.live();
@@ -173,9 +207,23 @@ impl Session {
         if !Arc::ptr_eq(&present, &live) && present.enforce_on_live {
             tunnel.enforce(&present);
         }
-        Some(Joint {
-            engine: live.engine(rule, link.address),
-            pair: start.pair(stream, link),
+        tunnel
+    }
+
+    /// What a tunnel is run with. Of its answer there are so many bytes, of which the client has got so many.
+    pub(super) fn joint(
+        &self,
+        pair: Box<Pair>,
+        tunnel: Arc<Tunnel>,
+        counted: Counted,
+        rule: Option<usize>,
+        shaper: Option<Arc<Shaper>>,
+        [answer, told]: [u64; 2],
+    ) -> Joint {
+        let live = self.live();
+        Joint {
+            engine: live.engine(rule, tunnel.upstream),
+            pair,
             limits: live.limits(rule),
             lifetime: live.lifetime(rule),
             rule: rule
@@ -184,16 +232,18 @@ impl Session {
             tunnel,
             counted,
             shaper,
-        })
+            answer,
+            told,
+        }
     }
 
     /// Everything between the request and the connection to the target.
-    async fn join(
+    pub(super) async fn join(
         &self,
         mut asked: access::Request<'_>,
-        via: &str,
+        purpose: &Purpose<'_>,
         room: &Arc<OwnedSemaphorePermit>,
-        stream: &TcpStream,
+        wire: &Wire,
         start: &mut Start,
     ) -> Result<Joined, Failure> {
         let live = &*self.live();
@@ -203,7 +253,7 @@ impl Session {
         let mut outcome = access.decide(&asked, &mut known, true).await;
         let opening = match outcome {
             Ok(Outcome::NeedsServerName) => {
-                Some(self.opening(stream, start).await.map_err(|why| match why {
+                Some(self.opening(wire, start).await.map_err(|why| match why {
                     NoOpening::Left => Failure::Left,
                     NoOpening::Unclear(refusal) => Failure::Refused(known.unclear(refusal)),
                 })?)
@@ -235,7 +285,7 @@ impl Session {
             let ways = u32::try_from(known.hops().len()).unwrap_or(u32::MAX).max(1);
             let now = Instant::now();
             let until = now + deadline.saturating_duration_since(now) / ways;
-            let failed = match self.reach(&asked, via, &permit, room, until).await {
+            let failed = match self.reach(&asked, purpose, &permit, room, until).await {
                 Ok(reached) => break reached,
                 Err(failed) => failed,
             };
@@ -333,12 +383,12 @@ impl Session {
 }
 
 /// A target that is permitted and connected to.
-struct Joined {
-    reached: Reached,
-    opening: Option<Opening>,
-    permit: Permit,
-    counted: Counted,
-    shaper: Option<Arc<Shaper>>,
+pub(super) struct Joined {
+    pub(super) reached: Reached,
+    pub(super) opening: Option<Opening>,
+    pub(super) permit: Permit,
+    pub(super) counted: Counted,
+    pub(super) shaper: Option<Arc<Shaper>>,
 }
 
 /// Why there is no such target.

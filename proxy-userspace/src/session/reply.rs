@@ -1,25 +1,25 @@
 //! What a client is told instead of getting its tunnel, and what the logs are told of either.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{borrow::Cow, net::IpAddr, time::SystemTime};
 
+use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     select,
     time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
-use super::{Arrival, READ_BYTES, Session, reach::Failure};
+use super::{Arrival, Session, reach::Failure};
 use crate::{
     access::{Cause, Refused},
     access_log::{Record, Tag},
     client_hello::Opening,
     http::{ProxyError, Refusal, Status},
     limits::{LINGER_MAX_BYTES, LINGER_TIMEOUT},
+    net::wire::Wire,
     parent::Hierarchy,
     registry::Tunnel,
-    relay::{self, Ending, Outcome},
+    relay::{Ending, Outcome},
 };
 
 /// The type of the replies we make ourselves.
@@ -27,17 +27,17 @@ const TEXT_PLAIN: &str = "text/plain";
 
 impl Session {
     /// Tells the client why there is no tunnel.
-    pub(super) async fn fail(&self, stream: TcpStream, failure: Failure, entry: Entry<'_>) {
+    pub(super) async fn fail(&self, wire: Wire, failure: Failure, entry: Entry<'_>) {
         match failure {
             Failure::Left => self.log(entry),
-            Failure::Refused(refused) => self.deny(stream, &refused, entry).await,
+            Failure::Refused(refused) => self.deny(wire, &refused, entry).await,
             Failure::Limit { refusal, user } => {
                 let entry = Entry {
                     tag: Tag::TcpDenied,
                     user: user.as_deref(),
                     ..entry
                 };
-                self.refuse(stream, &refusal, entry).await;
+                self.refuse(wire, &refusal, entry).await;
             }
             Failure::Unreachable {
                 refusal,
@@ -51,13 +51,13 @@ impl Session {
                     user: user.as_deref(),
                     ..entry
                 };
-                self.refuse(stream, &self.in_dialect(refusal), entry).await;
+                self.refuse(wire, &self.in_dialect(refusal), entry).await;
             }
         }
     }
 
     /// Tells the client what the rules say, or what kept them from deciding.
-    pub(super) async fn deny(&self, stream: TcpStream, refused: &Refused, entry: Entry<'_>) {
+    pub(super) async fn deny(&self, wire: Wire, refused: &Refused, entry: Entry<'_>) {
         let Arrival { id, client, .. } = &self.arrival;
         debug!(id, %client, target = entry.url, by = ?refused.cause, "not permitted");
         let is_decision = refused.cause != Cause::Failure
@@ -73,13 +73,12 @@ impl Session {
             ..entry
         };
         if refused.reset {
-            relay::reset_on_close(&stream);
-            drop(stream);
+            wire.reset();
             self.log(entry);
             return;
         }
         let refusal = self.in_dialect(refused.refusal.clone());
-        self.refuse(stream, &refusal, entry).await;
+        self.refuse(wire, &refusal, entry).await;
     }
 
     /// Squid says 503 where we say 502 and 504.
@@ -147,30 +146,30 @@ impl Session {
     }
 
     /// Refuses a request for a known target; one that was answered already ends with a reset.
-    pub(super) async fn refuse(&self, mut stream: TcpStream, refusal: &Refusal, entry: Entry<'_>) {
+    pub(super) async fn refuse(&self, wire: Wire, refusal: &Refusal, entry: Entry<'_>) {
         let Arrival { id, client, .. } = &self.arrival;
         if entry.status != 0 {
             let reason = refusal.reason();
             info!(id, %client, target = entry.url, "reset behind the 200: {reason}");
-            relay::reset_on_close(&stream);
+            wire.reset();
             self.log(entry);
             return;
         }
         debug!(id, %client, target = entry.url, "refused: {}", refusal.reason());
-        let bytes = send_refusal(&mut stream, refusal, entry.method == "HEAD").await;
+        let bytes = send_refusal(&wire, refusal, entry.method == "HEAD").await;
         self.log(Entry {
             status: refusal.status().code(),
             bytes,
-            content_type: Some(TEXT_PLAIN),
+            content_type: Some(TEXT_PLAIN.into()),
             ..entry
         });
-        self.linger(stream).await;
+        self.linger(wire).await;
     }
 
     /// Refuses what was no request that we serve; `url` is what the access log shows of it.
     pub(super) async fn refuse_request(
         &self,
-        mut stream: TcpStream,
+        wire: Wire,
         refusal: &Refusal,
         method: Option<&str>,
         url: &str,
@@ -178,16 +177,16 @@ impl Session {
         let Arrival { id, client, .. } = &self.arrival;
         debug!(id, %client, "refused: {}", refusal.reason());
         let head_request = method == Some("HEAD");
-        let bytes = send_refusal(&mut stream, refusal, head_request).await;
+        let bytes = send_refusal(&wire, refusal, head_request).await;
         self.shared.access_log.log(&Record {
             status: refusal.status().code(),
             bytes,
             method: method.unwrap_or("NONE").to_owned(),
             url: url.to_owned(),
-            content_type: Some(TEXT_PLAIN),
+            content_type: Some(TEXT_PLAIN.into()),
             ..self.no_request()
         });
-        self.linger(stream).await;
+        self.linger(wire).await;
     }
 
     /// Keeps the connection until the client has closed it or has had its time.
@@ -195,15 +194,16 @@ impl Session {
     /// Nothing that arrives behind a refused request is interpreted (RFC 9931): it is read and thrown
     /// away, within bounds, because a close with unread bytes becomes a reset that may overtake the
     /// reply (RFC 9112 section 9.6).
-    async fn linger(&self, mut stream: TcpStream) {
+    pub(super) async fn linger(&self, wire: Wire) {
         let discard = async {
-            let mut scrap = vec![0; READ_BYTES];
+            let mut scrap = BytesMut::new();
             let mut discarded = 0;
             while discarded < LINGER_MAX_BYTES {
-                match stream.read(&mut scrap).await {
+                match wire.read(&mut scrap).await {
                     Ok(0) | Err(_) => break,
                     Ok(n) => discarded += n,
                 }
+                scrap.clear();
             }
         };
         select! {
@@ -265,6 +265,7 @@ impl Session {
 }
 
 /// What the access log is told of a request.
+#[derive(Clone)]
 pub(super) struct Entry<'a> {
     pub(super) tag: Tag,
     /// What the client was told; 0 is nothing.
@@ -275,7 +276,7 @@ pub(super) struct Entry<'a> {
     pub(super) user: Option<&'a str>,
     pub(super) peer: Option<IpAddr>,
     pub(super) hierarchy: Hierarchy,
-    pub(super) content_type: Option<&'static str>,
+    pub(super) content_type: Option<Cow<'static, str>>,
 }
 
 impl Default for Entry<'_> {
@@ -296,11 +297,11 @@ impl Default for Entry<'_> {
 
 /// Sends the refusal and our FIN: the bytes of it that the client can have received, all or none.
 /// [`Session::linger`] has to follow.
-async fn send_refusal(stream: &mut TcpStream, refusal: &Refusal, head_request: bool) -> u64 {
+async fn send_refusal(wire: &Wire, refusal: &Refusal, head_request: bool) -> u64 {
     let reply = refusal.encode(SystemTime::now(), head_request);
     let send = async {
-        stream.write_all(&reply).await?;
-        stream.shutdown().await
+        wire.write_all(&reply).await?;
+        wire.finish().await
     };
     match timeout(LINGER_TIMEOUT, send).await {
         Ok(Ok(())) => reply.len() as u64,

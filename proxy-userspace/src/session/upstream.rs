@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::BytesMut;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::Session;
@@ -13,50 +14,117 @@ use crate::{
     authority::Authority,
     config::Live,
     http::Refusal,
-    net::dial::{Patience, Route, dial},
-    parent::{Dialling, Hop, Link, LinkError},
+    net::{
+        dial::{Patience, Route, dial},
+        outgoing::Outgoing,
+        wire::Wire,
+    },
+    parent::{Dialling, Hop, Link, LinkError, Names},
+    pool::{Line, Own, Whose},
 };
+
+/// What a target is to be reached for; `via` is what parents are told of the way that the request has come.
+#[derive(Debug)]
+pub(super) enum Purpose<'a> {
+    /// A tunnel.
+    Tunnel { via: &'a str },
+    /// A request that is forwarded: over the client's own connection, or another one that there is already, if it may
+    /// be repeated.
+    Message {
+        via: &'a str,
+        own: &'a Own,
+        reuse: bool,
+    },
+}
+
+/// A connection to a target.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// One that was made for the request.
+    Fresh(Box<Link>),
+    /// One that there was.
+    Idle(Box<Line>),
+}
+
+impl Way {
+    /// The address at its other end.
+    pub(super) fn address(&self) -> SocketAddr {
+        match self {
+            Self::Fresh(link) => link.address,
+            Self::Idle(line) => line.address,
+        }
+    }
+}
 
 /// A target that was reached.
 #[derive(Debug)]
 pub(super) struct Reached {
-    /// The connection.
-    pub(super) link: Link,
+    /// The connection, until somebody takes it.
+    pub(super) way: Option<Way>,
+    /// Its other end.
+    pub(super) address: SocketAddr,
     /// The address that was judged, if one was.
     pub(super) destination: Option<IpAddr>,
     /// The rule that allows it.
     pub(super) rule: Option<usize>,
+    /// How it was connected.
+    pub(super) outgoing: Outgoing,
 }
 
 impl Session {
-    /// Tries the way that was permitted; `via` is what the client's request says of the ways behind it.
+    /// Tries the way that was permitted.
     pub(super) async fn reach(
         &self,
         asked: &access::Request<'_>,
-        via: &str,
+        purpose: &Purpose<'_>,
         permit: &Permit,
         room: &Arc<OwnedSemaphorePermit>,
         deadline: Instant,
     ) -> Result<Reached, LinkError> {
         let live = &*self.live();
         let now = live.moment();
+        let idle = |fits: &dyn Fn(&Line) -> bool| match purpose {
+            Purpose::Tunnel { .. } => None,
+            Purpose::Message { own, reuse, .. } => own
+                .take(fits)
+                .or_else(|| self.shared.pool.take(|line| *reuse && fits(line))),
+        };
+        let whose = whose(&permit.hop, asked.target);
         match &permit.hop {
             Hop::Direct => {
                 let outgoing = |address: SocketAddr| {
                     let addresses = [address.ip()];
                     let facts = access::facts(asked, permit, now, Some(&addresses), false);
-                    Route {
-                        target: address,
-                        outgoing: live.outgoing(address, &facts),
-                    }
+                    live.outgoing(address, &facts)
                 };
-                straight(asked.target, permit, outgoing, live, deadline).await
+                let candidate = |address| {
+                    let mut candidates = permit.candidates.iter();
+                    candidates.find(|candidate| candidate.address == address)
+                };
+                let idle = idle(&|line| {
+                    line.whose == whose
+                        && candidate(line.address).is_some()
+                        && line.outgoing == outgoing(line.address)
+                });
+                let way = match idle {
+                    Some(line) => Way::Idle(line),
+                    None => straight(asked.target, permit, outgoing, live, deadline).await?,
+                };
+                let address = way.address();
+                Ok(Reached {
+                    destination: Some(address.ip()),
+                    rule: candidate(address).map_or(permit.rule, |candidate| candidate.rule),
+                    outgoing: outgoing(address),
+                    way: Some(way),
+                    address,
+                })
             }
             hop @ Hop::Parent(parent, _) => {
                 let judged = permit.candidates.first();
                 let addresses = judged.map(|candidate| [candidate.address.ip()]);
                 let known = addresses.as_ref().map(<[IpAddr; 1]>::as_slice);
                 let facts = access::facts(asked, permit, now, known, false);
+                let outgoing = |address| live.outgoing(address, &facts);
                 // Rules that ask for the address do not change who finds it.
                 let target = judged
                     .filter(|_| hop.needs_addresses(asked.target))
@@ -68,19 +136,50 @@ impl Session {
                     live,
                     listeners: &self.shared.listeners,
                     deadline,
-                    outgoing: &|address| live.outgoing(address, &facts),
+                    outgoing: &outgoing,
                 };
-                let request = parent.request(target, &self.shared.via(via));
-                // On the heap: most tunnels go another way, and all would carry its size.
-                let tunnel = parent.tunnel(&request, &dialling, Arc::clone(room));
-                let link = Box::pin(tunnel).await?;
+                let idle =
+                    idle(&|line| line.whose == whose && line.outgoing == outgoing(line.address));
+                let way = match (idle, purpose, &whose) {
+                    (Some(line), ..) => Way::Idle(line),
+                    (None, Purpose::Message { .. }, Whose::Parent(_)) => {
+                        let connected = parent.connect(&dialling, Arc::clone(room));
+                        let (wire, address) = Box::pin(connected).await?;
+                        Way::Fresh(Box::new(Link {
+                            wire,
+                            address,
+                            early: BytesMut::new(),
+                        }))
+                    }
+                    (None, Purpose::Tunnel { via } | Purpose::Message { via, .. }, _) => {
+                        let request = parent.request(target, via);
+                        // On the heap: most tunnels go another way, and all would carry its size.
+                        let tunnel = parent.tunnel(&request, &dialling, Arc::clone(room));
+                        Way::Fresh(Box::new(Box::pin(tunnel).await?))
+                    }
+                };
+                let address = way.address();
                 Ok(Reached {
-                    link,
                     destination: judged.map(|candidate| candidate.address.ip()),
                     rule: judged.map_or(permit.rule, |candidate| candidate.rule),
+                    outgoing: outgoing(address),
+                    way: Some(way),
+                    address,
                 })
             }
         }
+    }
+}
+
+/// Whose a connection is over which a request is forwarded this way. A parent finds the addresses of URLs by itself;
+/// where it is not to, it is asked for a tunnel to the address that was judged.
+pub(super) fn whose(hop: &Hop, target: &Authority) -> Whose {
+    match hop {
+        Hop::Direct => Whose::Origin(target.clone()),
+        Hop::Parent(parent, _) if parent.spec().names == Names::Here => {
+            Whose::Through(Arc::clone(&parent.name), target.clone())
+        }
+        Hop::Parent(parent, _) => Whose::Parent(Arc::clone(&parent.name)),
     }
 }
 
@@ -88,14 +187,17 @@ impl Session {
 async fn straight(
     target: &Authority,
     permit: &Permit,
-    route: impl Fn(SocketAddr) -> Route,
+    outgoing: impl Fn(SocketAddr) -> Outgoing,
     live: &Live,
     deadline: Instant,
-) -> Result<Reached, LinkError> {
+) -> Result<Way, LinkError> {
     let candidates = &permit.candidates;
     let routes: Vec<Route> = candidates
         .iter()
-        .map(|candidate| route(candidate.address))
+        .map(|candidate| Route {
+            target: candidate.address,
+            outgoing: outgoing(candidate.address),
+        })
         .collect();
     let patience = Patience {
         deadline,
@@ -113,16 +215,9 @@ async fn straight(
     let Some(candidate) = candidates.get(dialled.index) else {
         return Err(unreached(access::no_address(target), None));
     };
-    Ok(Reached {
-        link: Link {
-            stream: dialled.stream,
-            tls: None,
-            address: candidate.address,
-            early: Vec::new(),
-            written: 0,
-            consumed: 0,
-        },
-        destination: Some(candidate.address.ip()),
-        rule: candidate.rule,
-    })
+    Ok(Way::Fresh(Box::new(Link {
+        wire: Wire::plain(dialled.stream),
+        address: candidate.address,
+        early: BytesMut::new(),
+    })))
 }

@@ -26,8 +26,8 @@ pub(crate) fn refused_requests() -> Vec<Case> {
     cases.extend(HEADERS.map(|text| (format!("headers {text:?}"), headers(text), 400)));
     cases.extend(PROTOCOLS.map(|(name, bytes)| (name.to_owned(), bytes.to_vec(), 400)));
     cases.extend(METHODS.map(|method| {
-        let request = line(&format!("{method} http://origin.test/ HTTP/1.1"));
-        (method.to_owned(), request, 405)
+        let request = line(&format!("{method} origin.test:443 HTTP/1.1"));
+        (method.to_owned(), request, 400)
     }));
     cases.extend(oversized());
     cases
@@ -74,8 +74,8 @@ const REQUEST_LINES: [(&str, u16); 14] = [
     ("CONNECT origin.test:443 HTTP/11", 400),
     ("CONNECT origin.test:443 HTTP/2.0", 505),
     ("CONNECT origin.test:443 HTTP/3.0", 505),
-    ("BREW origin.test:443 HTTP/1.1", 501),
-    ("connect origin.test:443 HTTP/1.1", 501),
+    ("BREW https://origin.test/ HTTP/1.1", 501),
+    ("connect origin.test:443 HTTP/1.1", 400),
     ("CON(NECT origin.test:443 HTTP/1.1", 400),
 ];
 
@@ -93,7 +93,7 @@ const HEADERS: [&str; 10] = [
     "Host: origin.test:443\r\nName: va\rlue\r\n",
 ];
 
-/// Methods that HTTP knows and we do not serve.
+/// Methods that HTTP knows, which are for URLs.
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
 
 /// Other protocols: refused at their first impossible byte, for nothing more comes.

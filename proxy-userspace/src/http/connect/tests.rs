@@ -27,34 +27,6 @@ fn the_target_says_where_the_tunnel_leads() {
 }
 
 #[test]
-fn only_connect_is_served() {
-    use RequestError as E;
-    for (method, expected, status) in [
-        ("GET", E::MethodNotAllowed, 405),
-        ("HEAD", E::MethodNotAllowed, 405),
-        ("POST", E::MethodNotAllowed, 405),
-        ("PUT", E::MethodNotAllowed, 405),
-        ("DELETE", E::MethodNotAllowed, 405),
-        ("OPTIONS", E::MethodNotAllowed, 405),
-        ("TRACE", E::MethodNotAllowed, 405),
-        ("PATCH", E::MethodNotAllowed, 405),
-        ("connect", E::UnknownMethod, 501),
-        ("Connect", E::UnknownMethod, 501),
-        ("get", E::UnknownMethod, 501),
-        ("CONNECTED", E::UnknownMethod, 501),
-        ("PROPFIND", E::UnknownMethod, 501),
-    ] {
-        // The method is judged first: the rest of these requests is wrong, too.
-        let head = format!("{method} / HTTP/1.1\r\nContent-Length: 7\r\n\r\n");
-        let error = read(&head, Strictness::Strict).unwrap_err();
-        assert_eq!(error, expected, "{method}");
-        assert_eq!(error.status().code(), status, "{method}");
-        let is_405 = error.status() == Status::METHOD_NOT_ALLOWED;
-        assert_eq!(is_405, status == 405, "{method}");
-    }
-}
-
-#[test]
 fn the_target_must_be_an_authority() {
     for (target, expected) in [
         ("/", AuthorityError::Path),

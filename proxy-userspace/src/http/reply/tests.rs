@@ -42,17 +42,11 @@ fn a_refusal_is_one_response_with_its_reason_in_the_body_and_in_proxy_status() {
 
 #[test]
 fn the_reply_to_head_has_no_body() {
-    let refusal = Refusal::from(RequestError::MethodNotAllowed);
+    let refusal = Refusal::from(RequestError::NotUrl);
     let with_body = encode(&refusal);
     let without = String::from_utf8(refusal.encode(date(), true)).unwrap();
     let (head, _body) = with_body.split_once("\r\n\r\n").unwrap();
     assert_eq!(without, format!("{head}\r\n\r\n"));
-}
-
-#[test]
-fn only_405_says_what_is_allowed() {
-    assert!(encode(&RequestError::MethodNotAllowed.into()).contains("\r\nAllow: CONNECT\r\n"));
-    assert!(!encode(&RequestError::UnknownMethod.into()).contains("Allow"));
 }
 
 #[test]
