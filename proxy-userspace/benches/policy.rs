@@ -56,6 +56,7 @@ fn main() {
                 port: 443,
                 url: target,
                 user: User::Nobody,
+                certificate: None,
                 server_name: ServerName::None,
                 now: Moment::default(),
                 addresses: Some(&addresses),

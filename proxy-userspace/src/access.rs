@@ -56,6 +56,8 @@ pub struct Request<'a> {
     pub url: &'a str,
     /// Who they say they are.
     pub claim: &'a Claim,
+    /// The names in their certificate.
+    pub certificate: Option<&'a [String]>,
     /// The name in their ClientHello.
     pub server_name: ServerName<'a>,
     /// Connections of the client, this one included.
@@ -455,6 +457,7 @@ pub(crate) fn facts<'a>(
         target,
         url,
         claim: _,
+        certificate,
         server_name,
         connections,
         mark,
@@ -470,6 +473,7 @@ pub(crate) fn facts<'a>(
         port: target.port().get(),
         url,
         user: known.user(),
+        certificate,
         server_name,
         now,
         addresses,

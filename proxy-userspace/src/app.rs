@@ -72,11 +72,7 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
     }
     report_policy(&config, &addresses);
 
-    let names: Vec<Arc<str>> = config
-        .listen
-        .iter()
-        .map(|listener| listener.name.as_str().into())
-        .collect();
+    let listens = config.listen;
     let shared = Shared {
         current: Current::new(config.live),
         listeners: addresses.clone(),
@@ -92,9 +88,11 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     tokio::spawn(watch(Arc::clone(server.shared())));
     let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
-    for ((group, address), name) in listeners.into_iter().zip(addresses).zip(names) {
+    for ((group, address), listen) in listeners.into_iter().zip(addresses).zip(listens) {
+        let name: Arc<str> = listen.name.into();
         for listener in group {
-            tokio::spawn(Arc::clone(&server).accept(listener, Arc::clone(&name)));
+            let accept = Arc::clone(&server).accept(listener, listen.address, Arc::clone(&name));
+            tokio::spawn(accept);
         }
         info!("listening on {address}");
     }

@@ -72,10 +72,14 @@ fn asked(method: &str, url: &str, live: &Live) -> anyhow::Result<Asked> {
     let Some(absolute) = AbsoluteTarget::parse(url) else {
         bail!("'{url}' is no URL; write http://host/path, or CONNECT host:port");
     };
+    let meant = AbsoluteTarget {
+        authority: live.meant(absolute.authority),
+        ..absolute
+    };
     Ok(Asked {
-        scheme: Some(absolute.scheme),
-        target: live.meant(absolute.authority),
-        url: url.to_owned(),
+        url: meant.to_string(),
+        scheme: Some(meant.scheme),
+        target: meant.authority,
     })
 }
 
@@ -118,6 +122,7 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         target: &target,
         url: &url,
         claim: &claim,
+        certificate: (!arguments.certificate.is_empty()).then_some(&arguments.certificate),
         server_name: if method == "CONNECT" {
             ServerName::Unheard
         } else {

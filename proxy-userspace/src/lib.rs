@@ -4,7 +4,8 @@
 //!
 //! 1. [`app`] builds everything from a [`config`]; [`server`] accepts clients.
 //! 2. [`session`] drives one client: [`http`] reads its head, [`authority`] its target, [`policy`]
-//!    says whether it may, [`dns`] finds its addresses, [`net::dial`] connects.
+//!    says whether it may, [`dns`] finds its addresses, [`net::dial`] connects. A request for a URL is forwarded
+//!    over a connection from the pool.
 //! 3. [`relay`] joins the two sockets. Its documentation is the contract between the engines; the
 //!    one that matters is [`relay::sockmap`], over the program in [`kernel::object`].
 //! 4. [`access_log`] and [`diagnostics`] say what happened.

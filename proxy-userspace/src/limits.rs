@@ -45,7 +45,15 @@ pub const TURNED_AWAY_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// so at once; more are just closed.
 pub const MAX_TURNED_AWAY: usize = 64;
 
+// Before the first request.
+
+/// What may be received of a PROXY header: version 2 has room for 64 KiB of extensions, and a few hundred bytes are used.
+pub const MAX_ANNOUNCEMENT_BYTES: usize = 4096;
+
 // Requests that are forwarded.
+
+/// Extensions of one chunk of a body, which nobody uses but to waste time.
+pub const MAX_CHUNK_EXTENSION_BYTES: usize = 1024;
 
 /// What is read of a response ahead of its client, and the largest head of one. As large as a request's head may be,
 /// twice.

@@ -1,5 +1,6 @@
 //! Sockets: options the standard library lacks, listening, and dialling.
 
+pub mod announce;
 pub mod dial;
 pub mod listen;
 pub mod outgoing;

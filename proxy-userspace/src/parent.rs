@@ -322,13 +322,13 @@ impl Parent {
     /// What asks it for a tunnel (RFC 9110 section 9.3.6); `via` says which proxies the request has passed, so that
     /// one of them notices if it comes around.
     #[must_use]
-    pub fn request(&self, target: &Authority, via: &str) -> Vec<u8> {
+    pub fn request(&self, target: &Authority, via: Option<&str>) -> Vec<u8> {
+        let via = via.map_or(String::new(), |via| format!("Via: {via}\r\n"));
         let login = self.authorization();
         let login = login.map_or(String::new(), |login| {
             format!("Proxy-Authorization: {login}\r\n")
         });
-        format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nVia: {via}\r\n{login}\r\n")
-            .into_bytes()
+        format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{via}{login}\r\n").into_bytes()
     }
 }
 
@@ -386,7 +386,7 @@ mod tests {
     fn the_request_has_the_login_and_no_more() {
         let target = Authority::parse(b"origin.test:443").unwrap();
         assert_eq!(
-            String::from_utf8(parent("a").request(&target, "1.1 us")).unwrap(),
+            String::from_utf8(parent("a").request(&target, Some("1.1 us"))).unwrap(),
             "CONNECT origin.test:443 HTTP/1.1\r\nHost: origin.test:443\r\nVia: 1.1 us\r\n\
              Proxy-Authorization: Basic YW5uYTpzZWNyZXQ=\r\n\r\n"
         );

@@ -71,6 +71,8 @@ pub struct Tunnel {
     pub user: Option<Arc<str>>,
     /// The name that was found for its address, if it asked for one and a rule wanted to know.
     pub reverse_name: Option<String>,
+    /// The names in its certificate.
+    pub certificate: Option<Arc<[String]>>,
     /// What the client began with, if a rule wanted to know.
     pub opening: Option<Opening>,
     /// What it asked for.
@@ -352,6 +354,7 @@ impl Tunnel {
             port: self.target.port().get(),
             url: &url,
             user: self.user.as_deref().map_or(User::Nobody, User::Known),
+            certificate: self.certificate.as_deref(),
             server_name: self
                 .opening
                 .as_ref()

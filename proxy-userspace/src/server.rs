@@ -70,15 +70,22 @@ impl Server {
         &self.shared
     }
 
-    /// Accepts from one listener, which rules know by this name, until [`Server::stop`].
-    pub async fn accept(self: Arc<Self>, listener: TcpListener, name: Arc<str>) {
+    /// Accepts from one listener, which the configuration has by this address and name, until [`Server::stop`].
+    pub async fn accept(
+        self: Arc<Self>,
+        listener: TcpListener,
+        address: SocketAddr,
+        name: Arc<str>,
+    ) {
         loop {
             let accepted = select! {
                 accepted = listener.accept() => accepted,
                 () = self.cancel.cancelled() => return,
             };
             match accepted {
-                Ok((stream, client)) => self.begin(stream, canonical(client), &name),
+                Ok((stream, client)) => {
+                    self.begin(stream, canonical(client), address, &name);
+                }
                 Err(error) if is_about_one_client(&error) => {}
                 Err(error) => {
                     if self.accept_warning.is_due() {
@@ -91,13 +98,24 @@ impl Server {
     }
 
     /// Starts the session of a client that was just accepted.
-    fn begin(&self, stream: TcpStream, client: SocketAddr, listener_name: &Arc<str>) {
+    fn begin(
+        &self,
+        stream: TcpStream,
+        client: SocketAddr,
+        listener: SocketAddr,
+        listener_name: &Arc<str>,
+    ) {
         let live = self.shared.current.get();
+        let front = live.front(listener);
+        let is_announced = front.is_some_and(|front| front.is_announced_by(client.ip()));
         let arrival = Arrival {
             id: self.next_id.fetch_add(1, Relaxed),
             client,
+            listener,
             listener_name: Arc::clone(listener_name),
-            admission: self.admit(client, &live),
+            certificate: None,
+            // Whoever announces a client need not be one.
+            admission: self.admit(Some(client).filter(|_| !is_announced), &live),
             live: Some(live),
             counted: self.shared.registry.connected(client.ip()),
         };
@@ -105,10 +123,11 @@ impl Server {
         self.sessions.spawn(session.run(stream));
     }
 
-    /// Whether the client is served.
-    fn admit(&self, client: SocketAddr, live: &Live) -> Admission {
+    /// Whether the client is served; one that is not known yet is.
+    fn admit(&self, client: Option<SocketAddr>, live: &Live) -> Admission {
         let take = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().ok();
-        let (tag, refusal) = if let Err(denial) = live.policy.client(client.ip()) {
+        let judge = |client: SocketAddr| live.policy.client(client.ip()).err();
+        let (tag, refusal) = if let Some(denial) = client.and_then(judge) {
             (Tag::TcpDenied, denial.into())
         } else if let Some(permit) = take(&self.permits) {
             return Admission::Served(Arc::new(permit));

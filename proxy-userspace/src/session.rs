@@ -5,6 +5,7 @@
 
 mod exchange;
 mod forward;
+mod greeting;
 mod hello;
 mod reach;
 mod reply;
@@ -145,8 +146,12 @@ pub struct Arrival {
     pub id: u64,
     /// Who.
     pub client: SocketAddr,
+    /// The listener's address, as it is configured.
+    pub listener: SocketAddr,
     /// The listener's name.
     pub listener_name: Arc<str>,
+    /// The names in the certificate that the client has shown.
+    pub certificate: Option<Arc<[String]>>,
     /// What it is judged by; let go once its tunnel runs, which may outlive many configurations.
     pub live: Option<Arc<Live>>,
     /// Whether it is served.
@@ -303,9 +308,10 @@ impl Session {
 
     /// Answers requests until one of them leads to a tunnel.
     async fn converse(&mut self, stream: TcpStream) -> Option<Joint> {
+        let (wire, received) = Box::pin(self.greet(stream)).await?;
         let mut visit = Visit {
-            wire: Wire::plain(stream),
-            received: BytesMut::new(),
+            wire,
+            received,
             served: 0,
             own: Own::default(),
         };

@@ -22,7 +22,7 @@ use proxy_tests::{
     require_root_or_skip,
 };
 
-use crate::scene::{Scene, Tunnel, client, configured, for_every_engine};
+use crate::scene::{Scene, Tunnel, client, configured, expect_nothing_wrong, for_every_engine};
 
 for_every_engine!(an_upgrade_becomes_a_tunnel);
 
@@ -110,6 +110,69 @@ fn what_is_between_client_and_proxy_stays_there() {
         reply.len()
     );
     assert!(line.ends_with(&expected), "{line}\n{expected}");
+}
+
+/// What Squid's operators set for the sake of privacy.
+#[test]
+fn fields_are_as_the_configuration_wants_them() {
+    require_root_or_skip!();
+    let mut wrong = Vec::new();
+    for (config, before, after) in [
+        (
+            "",
+            "X-Forwarded-For: 1.2.3.4\r\n",
+            "X-Forwarded-For: 1.2.3.4\r\n",
+        ),
+        (
+            "forwarded_for = \"on\"",
+            "X-Forwarded-For: 1.2.3.4\r\n",
+            "X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-For: 10.77.1.1\r\n",
+        ),
+        (
+            "forwarded_for = \"off\"",
+            "",
+            "X-Forwarded-For: unknown\r\n",
+        ),
+        (
+            "forwarded_for = \"delete\"",
+            "X-Forwarded-For: 1.2.3.4\r\n",
+            "",
+        ),
+        (
+            "forwarded_for = \"truncate\"",
+            "X-Forwarded-For: 1.2.3.4\r\n",
+            "X-Forwarded-For: 10.77.1.1\r\n",
+        ),
+        (
+            "remove_request_fields = [\"User-Agent\"]",
+            "User-Agent: x\r\n",
+            "",
+        ),
+    ] {
+        let lab = Lab::new();
+        let text =
+            format!("[http]\nvia = false\nremove_response_fields = [\"Server\"]\n{config}\n");
+        let _daemon = configured(&lab, &text);
+        let origin = origin(&lab);
+        let target = origin.target();
+        let mut stream = client(&lab).open();
+        stream
+            .write_all(get(&origin, "/", before).as_bytes())
+            .unwrap();
+        let mut origin_end = origin.accept();
+        let head = read_head(&mut origin_end);
+        if head != format!("GET / HTTP/1.1\r\nHost: {target}\r\n{after}\r\n") {
+            wrong.push(format!("{config}: {head}"));
+        }
+        origin_end
+            .write_all(b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
+        let reply = read_reply(&mut stream);
+        if reply.head != b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" {
+            wrong.push(format!("{config}: {reply:?}"));
+        }
+    }
+    expect_nothing_wrong(&wrong);
 }
 
 /// Both connections are used again; what may not be repeated has one of its own.

@@ -22,6 +22,7 @@ mod ends;
 mod forward;
 mod integrity;
 mod kernel_path;
+mod listeners;
 mod netem;
 mod operation;
 mod outgoing;

@@ -92,10 +92,10 @@ fn who_finds_no_pipe_copies() {
     require_root_or_skip!();
     require_tool_or_skip!("prlimit", "--version");
     let lab = Lab::new();
-    // 128 are reserved; of the 44 others, one in 22 is a pipe.
+    // 192 are reserved; of the 44 others, one in 22 is a pipe.
     let daemon = Setup::open(&lab)
         .option("--engine", "splice")
-        .through(&["prlimit", "--nofile=172"])
+        .through(&["prlimit", "--nofile=236"])
         .start();
     let origin = Origin::bind(&lab.origin, Family::V4.origin());
     let tunnels = (0..5).map(|_| tunnel(&lab, &origin)).collect::<Vec<_>>();

@@ -37,6 +37,7 @@ fuzz_target!(|text: &str| {
         port: 443,
         url: "www.example.com:443",
         user: User::Nobody,
+        certificate: None,
         server_name: ServerName::Is("www.example.com"),
         now: Moment::default(),
         addresses: Some(&address),

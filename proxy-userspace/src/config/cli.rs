@@ -134,6 +134,10 @@ pub struct Explain {
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
 
+    /// A name in the client's certificate; repeat for more
+    #[arg(long, value_name = "NAME")]
+    pub certificate: Vec<String>,
+
     /// The name in the client's TLS ClientHello [default: the host of the target]
     #[arg(long, value_name = "NAME")]
     pub sni: Option<String>,

@@ -383,6 +383,42 @@ impl<'a> Compiler<'a> {
                 Test::PathPattern(self.patterns(conditions.path_regex, place)?),
             );
         }
+        self.identity_terms(conditions, switches, place, &mut terms)?;
+        let mut add = |name: &str, test: Test| terms.push(term(name, test));
+        if !conditions.destination.is_empty() {
+            let networks = self.networks(conditions.destination, place)?;
+            let resolve = !switches.no_lookup;
+            add("destination", Test::Destination { networks, resolve });
+        }
+        Ok(terms)
+    }
+
+    /// Who the client is: by certificate, or by password.
+    fn identity_terms(
+        &mut self,
+        conditions: &Conditions<'a>,
+        switches: Switches,
+        place: &Place,
+        terms: &mut Vec<Term>,
+    ) -> Result<(), ConfigError> {
+        let mut add = |name: &str, test: Test| terms.push(term(name, test));
+        if !conditions.certificate.is_empty() {
+            let names = self.users(conditions.certificate, false, place)?;
+            add("certificate", Test::Certificate(names));
+            if !self
+                .file
+                .listen
+                .iter()
+                .flatten()
+                .any(file::Listen::asks_for_certificates)
+            {
+                return Err(ConfigError::At {
+                    place: place.clone(),
+                    message: "there is a condition on certificates, and no listener asks for one; add tls with client_ca"
+                        .to_owned(),
+                });
+            }
+        }
         if !conditions.user.is_empty() {
             let users = self.users(conditions.user, switches.ignore_case, place)?;
             add("user", Test::User(users));
@@ -397,11 +433,6 @@ impl<'a> Compiler<'a> {
                 }),
             );
         }
-        if !conditions.destination.is_empty() {
-            let networks = self.networks(conditions.destination, place)?;
-            let resolve = !switches.no_lookup;
-            add("destination", Test::Destination { networks, resolve });
-        }
         if self.file.auth.is_none()
             && (!conditions.user.is_empty() || !conditions.user_regex.is_empty())
         {
@@ -410,7 +441,7 @@ impl<'a> Compiler<'a> {
                 message: "there is a condition on users, and nothing to know them by; add [auth] with htpasswd = \"FILE\"".to_owned(),
             });
         }
-        Ok(terms)
+        Ok(())
     }
 
     /// Listeners by name; or by address, for those without one.

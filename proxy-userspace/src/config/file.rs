@@ -1,6 +1,7 @@
 //! `underpass.toml` as it is written. Unknown keys are errors, with their place and a suggestion.
 
 mod dns;
+mod http;
 mod listen;
 mod lists;
 mod located;
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     dns::Dns,
-    listen::{Listen, NamedListener},
+    http::{ForwardedFor, Http},
+    listen::{ClientCertificate, Listen, ListenTable, ListenTls},
     located::Located,
     parent::{Balance, Parent},
 };
@@ -22,6 +24,7 @@ use super::values::{
     Word,
 };
 use crate::{
+    net::announce::ProxyProtocol,
     policy::{PortRange, Window},
     relay::selection::EngineChoice,
 };
@@ -96,6 +99,9 @@ pub struct File {
     /// How names are resolved [default: as /etc/resolv.conf says, without its search domains].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Located<Dns>>,
+    /// What is done to the fields of requests for `http` URLs, and of their responses.
+    #[serde(skip_serializing_if = "is_default")]
+    pub http: Http,
     /// Conditions with a name, for `when` in rules.
     #[serde(rename = "match", skip_serializing_if = "BTreeMap::is_empty")]
     pub matches: BTreeMap<String, Located<Match>>,
@@ -314,6 +320,10 @@ macro_rules! with_conditions {
             /// The same, by pattern.
             #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub user_regex: Vec<Text<Item<Pattern>>>,
+            /// A name in the client's certificate (its DNS names, URIs, e-mail addresses, and common name), of a
+            /// listener with `tls.client_ca`; `*` is any certificate.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
+            pub certificate: Vec<Text<Item<Word>>>,
             /// The address that is connected to.
             #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub destination: Networks,
@@ -325,12 +335,12 @@ macro_rules! with_conditions {
                 let Self {
                     when, client, listener, method, port, host, host_regex, sni, url_regex,
                     path_regex, scheme, time, connections_above, chance, mark, user, user_regex,
-                    destination, ..
+                    certificate, destination, ..
                 } = self;
                 Conditions {
                     when, client, listener, method, port, host, host_regex, sni, url_regex,
                     path_regex, scheme, time, connections_above: *connections_above,
-                    chance: *chance, mark, user, user_regex, destination,
+                    chance: *chance, mark, user, user_regex, certificate, destination,
                 }
             }
         }
@@ -357,6 +367,7 @@ pub(super) struct Conditions<'a> {
     pub(super) mark: &'a [Text<MarkText>],
     pub(super) user: &'a [Text<Item<Word>>],
     pub(super) user_regex: &'a [Text<Item<Pattern>>],
+    pub(super) certificate: &'a [Text<Item<Word>>],
     pub(super) destination: &'a [Text<Item<Network>>],
 }
 
@@ -463,6 +474,9 @@ with_conditions! {
         /// Congestion control, such as "bbr" [default: as the kernel has it].
         #[serde(skip_serializing_if = "Option::is_none")]
         pub congestion: Option<Text<Word>>,
+        /// The version of the PROXY protocol header with which the other end is told who the client is [default: none].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub proxy_protocol: Option<ProxyProtocol>,
     }
 }
 

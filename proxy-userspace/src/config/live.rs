@@ -1,5 +1,6 @@
 //! What a configuration says of requests and tunnels: all that can change while the process runs.
 
+mod fronts;
 mod routes;
 
 use std::{
@@ -13,11 +14,12 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 
+use self::fronts::Front;
 pub use self::routes::ParentEntry;
 use super::{
     ConfigError,
     compile::{Compiler, place_of},
-    file::{self, Bucket, Compatibility, EngineRule, File, Flow, Located, Sharing},
+    file::{self, Bucket, Compatibility, EngineRule, File, Flow, Listen, Located, Sharing},
 };
 use crate::{
     auth::Authenticator,
@@ -73,6 +75,12 @@ pub struct Live {
     pub append_domain: Option<Box<str>>,
     /// Other proxies, in the order of their names.
     pub parents: Vec<ParentEntry>,
+    /// What is done to the fields of messages.
+    pub http: file::Http,
+    /// How clients begin at some listeners.
+    fronts: Vec<Front>,
+    /// The listeners that it has.
+    listeners: Vec<SocketAddr>,
     /// Which way requests go.
     pub routes: Conditional<Route>,
     /// How to connect.
@@ -148,6 +156,7 @@ impl Live {
         let buckets = buckets(&file.bucket);
         let parents = routes::parents(file, &mut compiler, sources)?;
         let routes = routes::routes(file, &mut compiler)?;
+        let fronts = fronts::fronts(file, &mut compiler, path, sources)?;
         let outgoing = outgoing(file, &mut compiler)?;
         let shapes = shapes(file, &mut compiler, &buckets)?;
         let names = rules.iter().map(|rule| rule.name.as_str());
@@ -200,11 +209,7 @@ impl Live {
             },
             lifetime: file.timeouts.lifetime.map(|span| span.0),
             quotas: quotas(&file.limits),
-            bandwidth_per_tunnel: file
-                .limits
-                .bandwidth_per_tunnel
-                .as_ref()
-                .map(|rate| Arc::new(BucketSpec::simple("limits", rate.0.0, Sharing::Tunnel))),
+            bandwidth_per_tunnel: bandwidth(&file.limits),
             auth,
             realm: file
                 .auth
@@ -221,6 +226,9 @@ impl Live {
                 .and_then(|dns| dns.value.append_domain.as_ref())
                 .map(|domain| domain.0.0.trim_start_matches('.').into()),
             parents,
+            http: file.http.clone(),
+            fronts,
+            listeners: file.listen.iter().flatten().map(Listen::address).collect(),
             routes,
             outgoing,
             shapes,
@@ -236,6 +244,7 @@ impl Live {
         if self.resolver.is_like(&before.resolver) {
             self.resolver = Arc::clone(&before.resolver);
         }
+        self.inherit_fronts(before);
         for entry in &mut self.parents {
             if let Some(parent) = Arc::get_mut(&mut entry.parent) {
                 for other in &before.parents {
@@ -329,6 +338,12 @@ impl Live {
     pub fn is_squid(&self) -> bool {
         self.policy.dialect() == Dialect::Squid
     }
+}
+
+fn bandwidth(limits: &file::Limits) -> Option<Arc<BucketSpec>> {
+    let rate = limits.bandwidth_per_tunnel.as_ref()?;
+    let spec = BucketSpec::simple("limits", rate.0.0, Sharing::Tunnel);
+    Some(Arc::new(spec))
 }
 
 fn quotas(limits: &file::Limits) -> Quotas {
@@ -450,13 +465,14 @@ fn outgoing<'a>(
             }),
             user_timeout: entry.user_timeout.map(|span| span.0),
             congestion: entry.congestion.as_ref().map(text),
+            announce: entry.proxy_protocol,
         };
         if outgoing.is_empty() {
             return Err(ConfigError::At {
                 place,
                 message:
                     "the entry sets nothing; write address, interface, set_mark, dscp, keepalive, \
-                          user_timeout or congestion"
+                          user_timeout, congestion or proxy_protocol"
                         .to_owned(),
             });
         }

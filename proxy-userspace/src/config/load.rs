@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::{
     ConfigError,
     compile::place_of,
-    file::{File, Included, Located, Match, Rule},
+    file::{File, Included, Listen, Located, Match, Rule},
 };
 use crate::policy::Place;
 
@@ -48,6 +48,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
     file.route.iter_mut().for_each(|entry| lines.place(entry));
     file.shape.iter_mut().for_each(|entry| lines.place(entry));
     file.auth.iter_mut().for_each(|entry| lines.place(entry));
+    for listen in file.listen.iter_mut().flatten() {
+        if let Listen::Table(table) = listen {
+            table.tls.iter_mut().for_each(|entry| lines.place(entry));
+        }
+    }
     file.dns.iter_mut().for_each(|entry| lines.place(entry));
     file.time_zone
         .iter_mut()
@@ -287,7 +292,7 @@ mod tests {
                 "is not a network",
             ),
             ("listen = [\"localhost\"]", "a.toml:1:11", "with a port"),
-            ("listen = [{ address = \"[::]:1\" }]", "a.toml:1:11", "name"),
+            ("listen = [{ name = \"x\" }]", "a.toml:1:11", "address"),
             ("engine = \"fast\"", "a.toml:1:10", "unknown variant"),
             ("[[engine_rule]]\nport = [1]", "a.toml:1:1", "engine"),
             (

@@ -7,10 +7,12 @@
 
 mod acls;
 mod directives;
+mod fields;
 mod lexer;
 mod names;
 mod peers;
 mod pools;
+mod ports;
 mod settings;
 mod words;
 

@@ -247,6 +247,30 @@ impl Describe for Word {
     const DESCRIPTION: &'static str = "a word, or \"@file\"";
 }
 
+/// The name of a field of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldName(pub hyper::header::HeaderName);
+
+impl FromStr for FieldName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| format!("'{text}' is not the name of a header field"))
+    }
+}
+
+impl fmt::Display for FieldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+impl Describe for FieldName {
+    const DESCRIPTION: &'static str = "the name of a header field, such as \"User-Agent\"";
+}
+
 /// A firewall mark with its mask, `0x10/0xff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MarkText(pub crate::policy::Mark);

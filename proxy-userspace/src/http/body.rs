@@ -9,9 +9,8 @@ use std::ops::Range;
 use thiserror::Error;
 
 use super::{Head, HeadError, HeadParser, Progress, Status, Version};
+use crate::limits::MAX_CHUNK_EXTENSION_BYTES;
 
-/// Bytes of the extensions of one chunk at most; nobody uses them but to waste time.
-const MAX_EXTENSION_BYTES: usize = 1024;
 /// Hexadecimal digits of a chunk's size at most: beyond, it does not fit 64 bits.
 const MAX_SIZE_DIGITS: usize = 15;
 
@@ -117,7 +116,7 @@ pub enum BodyError {
     /// A control character.
     #[error("the extension of a chunk is malformed")]
     InvalidExtension,
-    /// Longer than [`MAX_EXTENSION_BYTES`].
+    /// Longer than [`MAX_CHUNK_EXTENSION_BYTES`].
     #[error("the extension of a chunk is too long")]
     ExtensionTooLong,
     /// LF without CR.
@@ -275,7 +274,7 @@ fn step(state: State, byte: u8) -> Result<State, BodyError> {
         (State::Extension { .. }, byte) if byte.is_ascii_control() && byte != b'\t' => {
             Err(BodyError::InvalidExtension)
         }
-        (State::Extension { len, .. }, _) if len >= MAX_EXTENSION_BYTES => {
+        (State::Extension { len, .. }, _) if len >= MAX_CHUNK_EXTENSION_BYTES => {
             Err(BodyError::ExtensionTooLong)
         }
         (State::Extension { size, len }, _) => Ok(State::Extension { size, len: len + 1 }),

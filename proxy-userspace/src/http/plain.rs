@@ -82,7 +82,9 @@ impl PlainRequest {
         let is_current = head.version() == Version::Http11;
         let persists = !says("close") && (is_current || says("keep-alive"));
         let upgrade = fields.get(header::UPGRADE).cloned();
-        let upgrade = upgrade.filter(|_| is_current && says("upgrade"));
+        // What is behind a body would be neither the request's nor the new protocol's for certain.
+        let has_body = !matches!(framing, Framing::None | Framing::Length(0));
+        let upgrade = upgrade.filter(|_| is_current && !has_body && says("upgrade"));
         let max_forwards = match (&method, fields.get(header::MAX_FORWARDS)) {
             (&(Method::TRACE | Method::OPTIONS), Some(value)) => {
                 let number = value.to_str().ok().and_then(|text| text.parse().ok());

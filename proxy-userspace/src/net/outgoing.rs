@@ -9,6 +9,8 @@ use std::{
 
 use socket2::{SockRef, TcpKeepalive};
 
+use super::announce::ProxyProtocol;
+
 /// What is set on a socket that connects; what is absent is left to the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outgoing {
@@ -26,6 +28,8 @@ pub struct Outgoing {
     pub user_timeout: Option<Duration>,
     /// The algorithm of congestion control (`TCP_CONGESTION`).
     pub congestion: Option<Box<str>>,
+    /// How the other end is told who the client is.
+    pub announce: Option<ProxyProtocol>,
 }
 
 /// Probes on a connection that is quiet.
@@ -75,6 +79,7 @@ impl Outgoing {
         self.dscp = self.dscp.or(other.dscp);
         self.keepalive = self.keepalive.or(other.keepalive);
         self.user_timeout = self.user_timeout.or(other.user_timeout);
+        self.announce = self.announce.or(other.announce);
         self.congestion = self.congestion.take().or_else(|| other.congestion.clone());
     }
 

@@ -53,10 +53,11 @@ impl Wire {
         }
     }
 
-    /// Notes that so many bytes were read before.
+    /// Notes that so many bytes were read and written before.
     #[must_use]
-    pub fn with_consumed(self, bytes: usize) -> Self {
-        self.consumed.fetch_add(bytes as u64, Relaxed);
+    pub fn with_moved(self, consumed: usize, written: usize) -> Self {
+        self.consumed.fetch_add(consumed as u64, Relaxed);
+        self.written.fetch_add(written as u64, Relaxed);
         self
     }
 
@@ -296,6 +297,21 @@ impl AsyncWrite for Wire {
         ready!(self.poll_drain(cx))?;
         Poll::Ready(SockRef::from(&self.stream).shutdown(Shutdown::Write))
     }
+}
+
+/// Reads what there is from a connection that is nobody's yet.
+pub(super) async fn read_plain(stream: &TcpStream, into: &mut BytesMut) -> io::Result<usize> {
+    into.reserve(READ_BYTES);
+    poll_fn(|cx| poll_read(stream, cx, || stream.try_read_buf(into))).await
+}
+
+/// Writes all of it to one.
+pub(super) async fn write_plain(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = poll_fn(|cx| poll_write(stream, cx, || stream.try_write(bytes))).await?;
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn lock(tls: &Mutex<Connection>) -> MutexGuard<'_, Connection> {

@@ -75,6 +75,7 @@ async fn look(shared: Arc<Shared>, live: Arc<Live>, parent: Arc<Parent>) {
         live: &live,
         listeners: &shared.listeners,
         deadline: Instant::now() + PATIENCE,
+        client: None,
         outgoing: &|_| Outgoing::default(),
     };
     // It notes what comes of it.

@@ -17,6 +17,7 @@ use crate::{
     config::Live,
     http::{ProxyError, Refusal, ResponseHead, Status},
     net::{
+        announce,
         dial::{Patience, Route, dial},
         outgoing::Outgoing,
         wire::Wire,
@@ -30,6 +31,8 @@ pub(crate) struct Dialling<'a> {
     pub(crate) listeners: &'a [SocketAddr],
     /// For all of it.
     pub(crate) deadline: Instant,
+    /// Whom the parent is told of, if it is to be.
+    pub(crate) client: Option<SocketAddr>,
     /// How to connect to an address.
     pub(crate) outgoing: &'a (dyn Fn(SocketAddr) -> Outgoing + Sync),
 }
@@ -115,8 +118,19 @@ impl Parent {
         let peer = routes
             .get(dialled.index)
             .map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |route| route.target);
+        let route = routes.get(dialled.index);
+        let announce = route.and_then(|route| route.outgoing.announce);
+        let announced = match announce.zip(dialling.client) {
+            None => 0,
+            Some((version, client)) => {
+                let sent = announce::send(&dialled.stream, version, client, peer);
+                let sent = timeout_at(dialling.deadline, sent).await.map_err(late)?;
+                sent.map_err(|error| self.failed(ProxyError::ConnectionTerminated, error))?
+            }
+        };
         let Some((config, name)) = &self.tls else {
-            return Ok((Wire::plain(dialled.stream), peer));
+            let wire = Wire::plain(dialled.stream).with_moved(0, announced);
+            return Ok((wire, peer));
         };
         let seal = async {
             let tls = ClientConnection::new(Arc::clone(config), name.clone())

@@ -61,6 +61,8 @@ pub enum Test {
     Scheme(Vec<String>),
     /// The authenticated user.
     User(Users),
+    /// A name in the client's certificate.
+    Certificate(Users),
     /// The time.
     Time(Vec<Window>),
     /// The address of ours that was connected to.
@@ -237,6 +239,9 @@ impl Test {
                 User::Nobody => Match::NoUser,
                 User::Known(user) => Match::of(users.contain(user)),
             },
+            Self::Certificate(names) => Match::of(facts.certificate.is_some_and(|certificate| {
+                names.anybody || certificate.iter().any(|name| names.contain(name))
+            })),
             Self::Time(windows) => {
                 Match::of(windows.iter().any(|window| window.contains(facts.now)))
             }

@@ -209,6 +209,7 @@ fn is_served(policy: &Policy, client: IpAddr, target: &str) -> bool {
         port: authority.port().get(),
         url: target,
         user: User::Nobody,
+        certificate: None,
         server_name: ServerName::None,
         now: Moment::default(),
         addresses: Some(&[address]),

@@ -26,6 +26,8 @@ pub struct Facts<'a> {
     pub url: &'a str,
     /// Who the client says it is.
     pub user: User<'a>,
+    /// The names in the client's certificate; none if it has shown none.
+    pub certificate: Option<&'a [String]>,
     /// The server that it wants to talk to, as TLS has it.
     pub server_name: ServerName<'a>,
     /// The time.

@@ -29,6 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    config::values::{FieldName, Text},
     http::{BodyDecoder, BodyError, Framing, PlainRequest, Version, end_to_end},
     limits::LATE_BODY_TIMEOUT,
     net::wire::Wire,
@@ -43,8 +44,10 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(super) struct Exchange<'a> {
     pub(super) wire: &'a Wire,
     pub(super) request: &'a PlainRequest,
-    /// Whom the response has passed, for its `Via`: us.
-    pub(super) pseudonym: &'a str,
+    /// Whom the response has passed, for its `Via`: us, if that is told.
+    pub(super) pseudonym: Option<&'a str>,
+    /// Fields of it that the client does not get.
+    pub(super) removed: &'a [Text<FieldName>],
     pub(super) shaper: Option<&'a Shaper>,
     /// Without a byte in either direction.
     pub(super) idle: Duration,
@@ -355,9 +358,12 @@ impl Exchange<'_> {
         } else {
             Version::Http11
         };
-        let via = format!("{version} {}", self.pseudonym);
-        if let Ok(via) = HeaderValue::try_from(via) {
+        let via = self.pseudonym.map(|name| format!("{version} {name}"));
+        if let Some(Ok(via)) = via.map(HeaderValue::try_from) {
             fields.append(header::VIA, via);
+        }
+        for name in self.removed {
+            fields.remove(&name.0.0);
         }
         match coding {
             Coding::Absent => {

@@ -10,7 +10,7 @@ use std::{
 use hyper::{
     Method, Request, Response, Uri,
     body::Incoming,
-    header::{self, HeaderMap, HeaderValue},
+    header::{self, HeaderMap, HeaderName, HeaderValue},
     http::uri::PathAndQuery,
     upgrade,
 };
@@ -30,6 +30,7 @@ use super::{
 use crate::{
     access::{self, Claim, Known},
     access_log::Tag,
+    config::file::ForwardedFor,
     http::{Framing, PlainRequest, ProxyError, Refusal},
     limits::LINGER_TIMEOUT,
     net::wire::Wire,
@@ -114,9 +115,9 @@ impl Session {
             server_name: ServerName::None,
             ..self.asked(&visit.wire, &request.target.authority, &url, &claim)
         };
-        let via = self.shared.via(&via, request.version);
+        let via = self.via(&via, request.version);
         if request.max_forwards == Some(0) {
-            self.answer(visit.wire, &request, asked, room, &via, entry())
+            self.answer(visit.wire, &request, asked, room, via.as_deref(), entry())
                 .await;
             return After::Over;
         }
@@ -124,7 +125,7 @@ impl Session {
         let mut reuse = request.is_repeatable();
         loop {
             let purpose = Purpose::Message {
-                via: &via,
+                via: via.as_deref(),
                 own: &visit.own,
                 reuse,
             };
@@ -137,7 +138,11 @@ impl Session {
             let joined = match joined {
                 Ok(joined) => joined,
                 Err(failure) => {
-                    self.fail(visit.wire, failure, entry()).await;
+                    let mut entry = entry();
+                    if matches!(failure, Failure::Left) {
+                        entry.tag = Tag::TcpMissAborted;
+                    }
+                    self.fail(visit.wire, failure, entry).await;
                     return After::Over;
                 }
             };
@@ -145,7 +150,7 @@ impl Session {
                 session: self,
                 request: &request,
                 asked,
-                via: &via,
+                via: via.as_deref(),
                 entry: entry(),
             };
             match passing.pass_on(&mut visit, joined).await {
@@ -219,7 +224,7 @@ impl Session {
         request: &PlainRequest,
         asked: access::Request<'_>,
         room: &Arc<OwnedSemaphorePermit>,
-        via: &str,
+        via: Option<&str>,
         entry: Entry<'_>,
     ) {
         let live = self.live();
@@ -258,9 +263,10 @@ impl Session {
 }
 
 /// The request as we got it, without what nobody else is to know (RFC 9110 section 9.3.8).
-fn echo(request: &PlainRequest, via: &str) -> String {
+fn echo(request: &PlainRequest, via: Option<&str>) -> String {
+    let via = via.map_or(String::new(), |via| format!("Via: {via}\r\n"));
     let mut text = format!(
-        "{} {} HTTP/{}\r\nHost: {}\r\nVia: {via}\r\n",
+        "{} {} HTTP/{}\r\nHost: {}\r\n{via}",
         request.method,
         request.target,
         request.version,
@@ -284,7 +290,7 @@ struct Passing<'a> {
     session: &'a Session,
     request: &'a PlainRequest,
     asked: access::Request<'a>,
-    via: &'a str,
+    via: Option<&'a str>,
     entry: Entry<'a>,
 }
 
@@ -320,7 +326,8 @@ impl Passing<'_> {
         let exchange = Exchange {
             wire: &visit.wire,
             request: self.request,
-            pseudonym: &session.shared.pseudonym,
+            pseudonym: live.http.via.then_some(&*session.shared.pseudonym),
+            removed: &live.http.remove_response_fields,
             shaper: joined.shaper.as_deref(),
             idle: live.limits(rule).idle,
             lifetime: live.lifetime(rule),
@@ -335,7 +342,8 @@ impl Passing<'_> {
                 tunnel,
             })),
             Ok(End::Complete { persists }) => {
-                if told.is_private {
+                let is_announced = joined.reached.outgoing.announce.is_some();
+                if told.is_private || is_announced {
                     visit.own.keep(line);
                 } else {
                     session.shared.pool.keep(line, live.upstream_keep_alive);
@@ -418,6 +426,27 @@ impl Passing<'_> {
         });
     }
 
+    /// What the configuration wants of the fields.
+    fn edit(&self, fields: &mut HeaderMap) -> Option<()> {
+        let http = &self.session.live().http;
+        let client = self.asked.client.to_string();
+        let name = HeaderName::from_static("x-forwarded-for");
+        match http.forwarded_for {
+            ForwardedFor::Transparent => {}
+            ForwardedFor::On => _ = fields.append(name, client.parse().ok()?),
+            ForwardedFor::Off => _ = fields.append(name, HeaderValue::from_static("unknown")),
+            ForwardedFor::Delete => _ = fields.remove(name),
+            ForwardedFor::Truncate => _ = fields.insert(name, client.parse().ok()?),
+        }
+        if let Some(via) = self.via {
+            fields.insert(header::VIA, via.parse().ok()?);
+        }
+        for name in &http.remove_request_fields {
+            fields.remove(&name.0.0);
+        }
+        Some(())
+    }
+
     /// The head as the origin gets it, or a parent.
     fn head(&self, whose: &Whose, hop: &Hop) -> Option<Request<()>> {
         let request = self.request;
@@ -437,7 +466,7 @@ impl Passing<'_> {
         let mut fields = HeaderMap::with_capacity(request.fields.len() + 6);
         fields.insert(header::HOST, target.host().parse().ok()?);
         fields.extend(request.fields.clone());
-        fields.insert(header::VIA, self.via.parse().ok()?);
+        self.edit(&mut fields)?;
         if request.framing == Framing::Length(0) {
             fields.insert(header::CONTENT_LENGTH, 0.into());
         }

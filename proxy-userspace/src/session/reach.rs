@@ -61,6 +61,7 @@ impl Session {
             target,
             url,
             claim,
+            certificate: self.arrival.certificate.as_deref(),
             server_name: ServerName::Unheard,
             connections: self.shared.registry.connections(client.ip()),
             mark,
@@ -87,6 +88,12 @@ impl Session {
             checks: &self.shared.checks,
             room,
         }
+    }
+
+    /// What others are told of the way that a request has come, if they are.
+    pub(super) fn via(&self, before: &str, version: Version) -> Option<String> {
+        let is_told = self.live().http.via;
+        is_told.then(|| self.shared.via(before, version))
     }
 
     /// The room of a client that is served, or what the others are told.
@@ -122,8 +129,9 @@ impl Session {
             }
         };
         let asked = self.asked(&wire, &target, &url, &claim);
+        let via = self.via(&via, Version::Http11);
         let purpose = Purpose::Tunnel {
-            via: &self.shared.via(&via, Version::Http11),
+            via: via.as_deref(),
         };
         let joined = select! {
             joined = self.join(asked, &purpose, room, &wire, &mut start) => joined,
@@ -186,6 +194,7 @@ impl Session {
             listener_name: Arc::clone(&self.arrival.listener_name),
             user: permit.user.clone(),
             reverse_name: permit.reverse_name.clone(),
+            certificate: self.arrival.certificate.clone(),
             opening: opening.clone(),
             upstream: reached.address,
             destination: reached.destination,

@@ -1,20 +1,24 @@
 //! Reaching the target: straight to one of its addresses, or through a parent proxy.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use bytes::BytesMut;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use super::Session;
 use crate::{
     access::{self, Permit},
     authority::Authority,
-    config::Live,
-    http::Refusal,
+    http::{ProxyError, Refusal},
     net::{
+        announce,
         dial::{Patience, Route, dial},
         outgoing::Outgoing,
         wire::Wire,
@@ -27,11 +31,11 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Purpose<'a> {
     /// A tunnel.
-    Tunnel { via: &'a str },
+    Tunnel { via: Option<&'a str> },
     /// A request that is forwarded: over the client's own connection, or another one that there is already, if it may
     /// be repeated.
     Message {
-        via: &'a str,
+        via: Option<&'a str>,
         own: &'a Own,
         reuse: bool,
     },
@@ -108,7 +112,10 @@ impl Session {
                 });
                 let way = match idle {
                     Some(line) => Way::Idle(line),
-                    None => straight(asked.target, permit, outgoing, live, deadline).await?,
+                    None => {
+                        self.straight(asked.target, permit, outgoing, deadline)
+                            .await?
+                    }
                 };
                 let address = way.address();
                 Ok(Reached {
@@ -136,6 +143,7 @@ impl Session {
                     live,
                     listeners: &self.shared.listeners,
                     deadline,
+                    client: Some(self.arrival.client),
                     outgoing: &outgoing,
                 };
                 let idle =
@@ -152,7 +160,7 @@ impl Session {
                         }))
                     }
                     (None, Purpose::Tunnel { via } | Purpose::Message { via, .. }, _) => {
-                        let request = parent.request(target, via);
+                        let request = parent.request(target, *via);
                         // On the heap: most tunnels go another way, and all would carry its size.
                         let tunnel = parent.tunnel(&request, &dialling, Arc::clone(room));
                         Way::Fresh(Box::new(Box::pin(tunnel).await?))
@@ -169,6 +177,63 @@ impl Session {
             }
         }
     }
+
+    /// Dials the addresses that were permitted.
+    async fn straight(
+        &self,
+        target: &Authority,
+        permit: &Permit,
+        outgoing: impl Fn(SocketAddr) -> Outgoing,
+        deadline: Instant,
+    ) -> Result<Way, LinkError> {
+        let candidates = &permit.candidates;
+        let routes: Vec<Route> = candidates
+            .iter()
+            .map(|candidate| Route {
+                target: candidate.address,
+                outgoing: outgoing(candidate.address),
+            })
+            .collect();
+        let patience = Patience {
+            deadline,
+            attempt: self.live().attempt_timeout,
+        };
+        let unreached = |refusal: Refusal, tried| LinkError {
+            refusal,
+            tried,
+            is_final: false,
+        };
+        let dialled = dial(&routes, patience).await.map_err(|error| match error {
+            Some(error) => unreached(error.refusal, Some(error.tried.ip())),
+            None => unreached(access::no_address(target), None),
+        })?;
+        let Some(Route {
+            target: address,
+            outgoing,
+        }) = routes.into_iter().nth(dialled.index)
+        else {
+            return Err(unreached(access::no_address(target), None));
+        };
+        let announced = match outgoing.announce {
+            None => 0,
+            Some(version) => {
+                let client = self.arrival.client;
+                let sent = announce::send(&dialled.stream, version, client, address);
+                let sent = timeout_at(deadline, sent).await;
+                sent.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+                    .map_err(|error| {
+                        let reason = format!("{address} does not listen: {error}");
+                        let refusal = Refusal::new(ProxyError::ConnectionTerminated, reason);
+                        unreached(refusal, Some(address.ip()))
+                    })?
+            }
+        };
+        Ok(Way::Fresh(Box::new(Link {
+            wire: Wire::plain(dialled.stream).with_moved(0, announced),
+            address,
+            early: BytesMut::new(),
+        })))
+    }
 }
 
 /// Whose a connection is over which a request is forwarded this way. A parent finds the addresses of URLs by itself;
@@ -181,43 +246,4 @@ pub(super) fn whose(hop: &Hop, target: &Authority) -> Whose {
         }
         Hop::Parent(parent, _) => Whose::Parent(Arc::clone(&parent.name)),
     }
-}
-
-/// Dials the addresses that were permitted.
-async fn straight(
-    target: &Authority,
-    permit: &Permit,
-    outgoing: impl Fn(SocketAddr) -> Outgoing,
-    live: &Live,
-    deadline: Instant,
-) -> Result<Way, LinkError> {
-    let candidates = &permit.candidates;
-    let routes: Vec<Route> = candidates
-        .iter()
-        .map(|candidate| Route {
-            target: candidate.address,
-            outgoing: outgoing(candidate.address),
-        })
-        .collect();
-    let patience = Patience {
-        deadline,
-        attempt: live.attempt_timeout,
-    };
-    let unreached = |refusal: Refusal, tried| LinkError {
-        refusal,
-        tried,
-        is_final: false,
-    };
-    let dialled = dial(&routes, patience).await.map_err(|error| match error {
-        Some(error) => unreached(error.refusal, Some(error.tried.ip())),
-        None => unreached(access::no_address(target), None),
-    })?;
-    let Some(candidate) = candidates.get(dialled.index) else {
-        return Err(unreached(access::no_address(target), None));
-    };
-    Ok(Way::Fresh(Box::new(Link {
-        wire: Wire::plain(dialled.stream),
-        address: candidate.address,
-        early: BytesMut::new(),
-    })))
 }

@@ -176,6 +176,13 @@ impl Acls {
         Ok(Text(Word(word.to_owned())))
     }
 
+    /// The networks of a condition on the client's address alone.
+    pub(super) fn source(&mut self, name: &str) -> Option<Vec<Text<Item<Network>>>> {
+        self.predefine(name);
+        let acl = self.defined.get(name).filter(|acl| acl.kind == "src")?;
+        Some(acl.condition.client.clone()).filter(|networks| !networks.is_empty())
+    }
+
     /// Whether the condition is one on users.
     pub(super) fn is_about_users(&self, word: &str) -> bool {
         let name = word.strip_prefix('!').unwrap_or(word);

@@ -1,7 +1,7 @@
 //! Every directive of squid.conf, and what becomes of it.
 
 use super::{
-    Line, names, peers, pools,
+    Line, fields, names, peers, pools, ports,
     settings::{self, Translation},
 };
 
@@ -70,6 +70,10 @@ const USED: &[(&str, Apply)] = &[
         "client_ip_max_connections",
         settings::client_ip_max_connections,
     ),
+    (
+        "client_idle_pconn_timeout",
+        settings::client_idle_pconn_timeout,
+    ),
     ("client_lifetime", settings::client_lifetime),
     ("connect_timeout", settings::connect_timeout),
     ("delay_access", pools::delay_access),
@@ -81,20 +85,35 @@ const USED: &[(&str, Apply)] = &[
     ("dns_retransmit_interval", names::dns_retransmit_interval),
     ("dns_v4_first", names::dns_v4_first),
     ("forward_timeout", settings::forward_timeout),
+    ("forwarded_for", fields::forwarded_for),
     ("hosts_file", names::hosts_file),
     ("http_access", settings::http_access),
-    ("http_port", settings::http_port),
+    ("http_port", ports::http_port),
+    ("https_port", ports::https_port),
     ("logformat", settings::logformat),
     ("negative_dns_ttl", names::negative_dns_ttl),
     ("never_direct", peers::never_direct),
     ("nonhierarchical_direct", peers::nonhierarchical_direct),
+    ("pconn_timeout", settings::server_idle_pconn_timeout),
+    (
+        "persistent_request_timeout",
+        settings::client_idle_pconn_timeout,
+    ),
     ("positive_dns_ttl", names::positive_dns_ttl),
     ("prefer_direct", peers::prefer_direct),
+    ("proxy_protocol_access", ports::proxy_protocol_access),
     ("read_timeout", settings::read_timeout),
+    ("reply_header_access", fields::reply_header_access),
+    ("request_header_access", fields::request_header_access),
     ("request_timeout", settings::request_timeout),
+    (
+        "server_idle_pconn_timeout",
+        settings::server_idle_pconn_timeout,
+    ),
     ("tcp_outgoing_address", settings::tcp_outgoing_address),
     ("tcp_outgoing_mark", settings::tcp_outgoing_mark),
     ("tcp_outgoing_tos", settings::tcp_outgoing_tos),
+    ("via", fields::via),
 ];
 
 /// What cannot matter, by reason.
@@ -153,16 +172,14 @@ const IGNORED: &[(&str, &str)] = &[
          ftp_sanitycheck ftp_telnet_protocol ftp_user wais_relay_host wais_relay_port",
     ),
     (
-        "since it is about plain HTTP only",
-        "broken_posts check_hostnames client_idle_pconn_timeout client_persistent_connections \
+        "since plain HTTP is read and kept alive in another way",
+        "broken_posts check_hostnames client_persistent_connections \
          client_request_buffer_max_size detect_broken_pconn force_request_body_continuation \
-         forwarded_for http_reply_access http_upgrade_request_protocols log_mime_hdrs mime_table \
-         persistent_connection_after_error pconn_lifetime pconn_timeout persistent_request_timeout \
-         pipeline_prefetch relaxed_header_parser reply_body_max_size reply_header_access \
-         reply_header_add reply_header_max_size reply_header_replace request_body_max_size \
-         request_entities request_header_access request_header_add request_header_max_size \
-         request_header_replace server_idle_pconn_timeout server_pconn_for_nonretriable \
-         server_persistent_connections strip_query_terms uri_whitespace via",
+         http_upgrade_request_protocols log_mime_hdrs mime_table \
+         persistent_connection_after_error pconn_lifetime \
+         pipeline_prefetch relaxed_header_parser reply_header_max_size \
+         request_entities request_header_max_size server_pconn_for_nonretriable \
+         server_persistent_connections strip_query_terms uri_whitespace",
     ),
     (
         "since it is about how Squid runs, not what it does",
@@ -213,13 +230,18 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "there is one list of rules; write them as http_access",
         "adapted_http_access http_access2 miss_access",
     ),
+    ("FTP is not spoken; use http_port", "ftp_port"),
     (
-        "clients speak plain HTTP to the proxy; use http_port",
-        "ftp_port https_port",
+        "the client is who connects, or whom a PROXY header announces",
+        "follow_x_forwarded_for",
     ),
     (
-        "the client is who connects",
-        "follow_x_forwarded_for proxy_protocol_access",
+        "responses are not judged, and bodies have no limit",
+        "http_reply_access reply_body_max_size request_body_max_size",
+    ),
+    (
+        "fields are not made or changed; request_header_access and reply_header_access can take them away",
+        "reply_header_add reply_header_replace request_header_add request_header_replace",
     ),
     (
         "packets to clients are not marked",

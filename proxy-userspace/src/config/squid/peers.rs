@@ -181,7 +181,7 @@ pub(super) fn nonhierarchical_direct(to: &mut Translation<'_>, line: &Line) -> R
     Ok(())
 }
 
-fn is_on(line: &Line) -> Result<bool, String> {
+pub(super) fn is_on(line: &Line) -> Result<bool, String> {
     match texts(line).as_slice() {
         ["on"] => Ok(true),
         ["off"] => Ok(false),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use super::{
     super::{
         file::{
-            Action, Auth, Compatibility, File, Listen, Located, NamedListener, Outgoing, Rule,
+            Action, Auth, Compatibility, File, ForwardedFor, Http, Located, Outgoing, Rule,
             Timeouts,
         },
         values::{Dscp, Item, LogTarget, Network, Span, Text, Word},
@@ -29,7 +29,7 @@ const DEFAULT_REALM: &str = "Squid proxy-caching web server";
 
 /// A translation at work.
 pub(super) struct Translation<'r> {
-    path: Place,
+    pub(super) path: Place,
     reader: Reader<'r>,
     pub(super) file: File,
     pub(super) acls: Acls,
@@ -41,6 +41,9 @@ pub(super) struct Translation<'r> {
     pub(super) pool_count: Option<u32>,
     forward_timeout: Option<Duration>,
     pub(super) peers: Peers,
+    /// `proxy_protocol_access`, and the listeners that it is about, by index.
+    pub(super) announcers: Vec<AccessLine>,
+    pub(super) announced: Vec<usize>,
 }
 
 /// An `http_access` line, or one like it.
@@ -71,6 +74,10 @@ impl<'r> Translation<'r> {
                     names::defaults(),
                     super::place(&path.into(), 1),
                 )),
+                http: Http {
+                    forwarded_for: ForwardedFor::On,
+                    ..Http::default()
+                },
                 ..File::default()
             },
             acls: Acls::default(),
@@ -82,6 +89,8 @@ impl<'r> Translation<'r> {
             pool_count: None,
             forward_timeout: None,
             peers: Peers::default(),
+            announcers: Vec::new(),
+            announced: Vec::new(),
         }
     }
 
@@ -118,6 +127,9 @@ impl<'r> Translation<'r> {
             errors.push(error);
         }
         if let Err(error) = self.cache_peers() {
+            errors.push(error);
+        }
+        if let Err(error) = self.announcers() {
             errors.push(error);
         }
         if let Some(limit) = self.forward_timeout {
@@ -255,83 +267,6 @@ pub(super) fn http_access(to: &mut Translation<'_>, line: &Line) -> Result<(), S
     Ok(())
 }
 
-/// `http_port [addr:]port [options]`
-pub(super) fn http_port(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    let words = texts(line);
-    let [address, options @ ..] = words.as_slice() else {
-        return Err("http_port needs a port".to_owned());
-    };
-    let address = listen_address(address)?;
-    let mut name = None;
-    for option in options {
-        match option
-            .split_once('=')
-            .map_or((*option, None), |(key, value)| (key, Some(value)))
-        {
-            ("name", Some(value)) => name = Some(value.parse::<Word>()?),
-            (
-                "connection-auth"
-                | "disable-pmtu-discovery"
-                | "tcpkeepalive"
-                | "ignore-cc"
-                | "worker-queues"
-                | "no-connection-auth",
-                _,
-            ) => {}
-            ("intercept" | "tproxy" | "transparent", _) => {
-                return Err(format!(
-                    "http_port {option} is not supported: clients have to ask for a tunnel"
-                ));
-            }
-            ("require-proxy-header", _) => {
-                return Err(
-                    "http_port require-proxy-header is not supported: the client is who connects"
-                        .to_owned(),
-                );
-            }
-            ("ssl-bump", _) => {
-                return Err(
-                    "http_port ssl-bump is not supported: TLS is not looked into".to_owned(),
-                );
-            }
-            (
-                "accel" | "vhost" | "no-vhost" | "vport" | "defaultsite" | "act-as-origin"
-                | "allow-direct" | "protocol",
-                _,
-            ) => {
-                return Err(format!(
-                    "http_port {option} is not supported: this is no reverse proxy"
-                ));
-            }
-            _ => return Err(format!("http_port has no option {option} that is known")),
-        }
-    }
-    let address = Text(address);
-    // Rules know a listener without a name by what Squid calls it: its address as it is written.
-    let name = name.unwrap_or_else(|| Word(words.first().copied().unwrap_or_default().to_owned()));
-    let listen = Listen::Named(NamedListener {
-        address,
-        name: Text(name),
-    });
-    to.file.listen.get_or_insert_default().push(listen);
-    Ok(())
-}
-
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    let wrong = || {
-        format!("'{text}' is not an address to listen on; write 3128, 127.0.0.1:3128 or [::1]:3128")
-    };
-    if let Ok(port) = text.parse::<u16>() {
-        // On every address, of both IP versions.
-        return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
-    }
-    if let Some(port) = text.strip_prefix("localhost:") {
-        let port = port.parse().map_err(|_| wrong())?;
-        return Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
-    }
-    text.parse().map_err(|_| wrong())
-}
-
 /// `access_log module:place [logformat] [acl ...]`
 pub(super) fn access_log(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
     let words = texts(line);
@@ -405,6 +340,24 @@ pub(super) fn forward_timeout(to: &mut Translation<'_>, line: &Line) -> Result<(
 
 pub(super) fn read_timeout(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
     to.file.timeouts.idle = Span(words::duration(&texts(line))?);
+    Ok(())
+}
+
+/// `client_idle_pconn_timeout time`
+pub(super) fn client_idle_pconn_timeout(
+    to: &mut Translation<'_>,
+    line: &Line,
+) -> Result<(), String> {
+    to.file.timeouts.keep_alive = Span(words::duration(&texts(line))?);
+    Ok(())
+}
+
+/// `server_idle_pconn_timeout time`
+pub(super) fn server_idle_pconn_timeout(
+    to: &mut Translation<'_>,
+    line: &Line,
+) -> Result<(), String> {
+    to.file.timeouts.upstream_keep_alive = Span(words::duration(&texts(line))?);
     Ok(())
 }
 

@@ -76,6 +76,20 @@ fn what_would_matter_is_refused_and_what_cannot_is_listed() {
         ("acl e external x", "there are no external helpers"),
         ("http_port 1 intercept", "clients have to ask for a tunnel"),
         ("http_port 1 magic", "no option magic"),
+        ("http_port 1 tls-cert=/x", "no option tls-cert=/x"),
+        ("https_port 1", "write tls-cert=FILE"),
+        (
+            "https_port 1 tls-cert=/x ssl-bump",
+            "TLS is not looked into",
+        ),
+        ("forwarded_for maybe", "write forwarded_for on"),
+        ("request_header_access All deny all", "name each field"),
+        (
+            "reply_header_access Server deny localhost",
+            "for everybody or nobody",
+        ),
+        ("request_header_replace User-Agent x", "fields are not made"),
+        ("request_body_max_size 1 MB", "bodies have no limit"),
         ("never_direct allow all", "there is no cache_peer"),
         ("access_log syslog:daemon.info", "is not supported"),
         (
@@ -101,11 +115,11 @@ fn what_would_matter_is_refused_and_what_cannot_is_listed() {
             "{line}: {found}"
         );
     }
-    let text = "http_port 3128\ncache_dir ufs /x 1 1 1\nrefresh_pattern . 0 20% 1\nvia off\nnever_direct deny all\nhttp_access deny\nhttp_access maybe all\n";
+    let text = "http_port 3128\ncache_dir ufs /x 1 1 1\nrefresh_pattern . 0 20% 1\nuri_whitespace strip\nnever_direct deny all\nhttp_access deny\nhttp_access maybe all\n";
     let notices = translated(text).unwrap().notices.join("\n");
     for part in [
         "since there is no cache: cache_dir (line 2), refresh_pattern (line 3)",
-        "since it is about plain HTTP only: via (line 4)",
+        "since plain HTTP is read and kept alive in another way: uri_whitespace (line 4)",
         "it names no acl, as Squid does: http_access (squid.conf:6)",
         "it says neither allow nor deny, as Squid does: http_access (squid.conf:7)",
     ] {
@@ -152,6 +166,42 @@ fn values_add_up_and_groups_nest() {
         "[match.\"c#1\"]\nwhen = [\"a\", \"!b\"]",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[test]
+fn listeners_and_fields_have_their_counterparts() {
+    let text = "http_port 3128 require-proxy-header name=lb\nacl balancers src 10.0.0.0/24\n\
+        proxy_protocol_access allow balancers\nproxy_protocol_access allow localhost\nproxy_protocol_access deny all\n\
+        https_port 3129 tls-cert=/c.pem tls-key=/k.pem clientca=/ca.pem\nhttps_port 3130 cert=/both.pem\n\
+        via off\nrequest_header_access From deny all\nrequest_header_access Referer allow all\n\
+        reply_header_access Server deny all\nclient_idle_pconn_timeout 1 minute\npconn_timeout 30 seconds\n\
+        http_access allow all\n";
+    let text = toml::to_string(&translated(text).unwrap().file).unwrap();
+    for part in [
+        "name = \"lb\"\nproxy_protocol = [\"10.0.0.0/24\", \"127.0.0.1/32\", \"::1/128\"]",
+        "[listen.tls]\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\nclient_ca = \"/ca.pem\"",
+        "[listen.tls]\ncertificate = \"/both.pem\"\nkey = \"/both.pem\"\n",
+        "[http]\nvia = false\nforwarded_for = \"on\"\nremove_request_fields = [\"from\"]\n\
+         remove_response_fields = [\"server\"]",
+        "keep_alive = \"1m\"",
+        "upstream_keep_alive = \"30s\"",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    for (lines, part) in [
+        ("", "needs proxy_protocol_access allow"),
+        (
+            "proxy_protocol_access deny all\n",
+            "needs proxy_protocol_access allow",
+        ),
+        (
+            "acl p port 1\nproxy_protocol_access allow p\n",
+            "one acl of type src",
+        ),
+    ] {
+        let found = error(&format!("http_port 1 require-proxy-header\n{lines}"));
+        assert!(found.contains(part), "{found}");
     }
 }
 
@@ -211,6 +261,7 @@ fn ways(lines: &str, host: &str, method: &str) -> Vec<String> {
         port: 443,
         url: "",
         user: User::Unchecked,
+        certificate: None,
         server_name: ServerName::Unheard,
         now: Moment::default(),
         addresses: None,

@@ -41,6 +41,7 @@ fn decide_heard(
         port: authority.port().get(),
         url: target,
         user,
+        certificate: None,
         server_name,
         // Wednesday, noon.
         now: Moment {
