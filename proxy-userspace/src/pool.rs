@@ -92,8 +92,10 @@ impl Line {
         self.sender.send_request(request).await
     }
 
-    fn is_usable(&self) -> bool {
-        self.sender.is_ready() && !self.sender.is_closed()
+    /// Whether the other end has not closed it. It may not be ready yet, if its last response has only just been passed
+    /// on: [`Line::send`] waits for that.
+    fn is_open(&self) -> bool {
+        !self.sender.is_closed()
     }
 }
 
@@ -169,7 +171,7 @@ impl Own {
     /// Takes it, if it fits.
     pub(crate) fn take(&self, fits: impl Fn(&Line) -> bool) -> Option<Box<Line>> {
         let mut own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        own.take_if(|line| fits(line) && line.is_usable())
+        own.take_if(|line| fits(line) && line.is_open())
     }
 
     /// Keeps it.
@@ -204,13 +206,13 @@ impl Pool {
         let index = state
             .idle
             .iter()
-            .rposition(|idle| fits(&idle.line) && idle.line.is_usable())?;
+            .rposition(|idle| fits(&idle.line) && idle.line.is_open())?;
         Some(state.idle.remove(index).line)
     }
 
     /// Keeps a connection for a while, if it can be used again.
     pub(crate) fn keep(self: &Arc<Self>, mut line: Box<Line>, patience: Duration) {
-        if line.sender.is_closed() {
+        if !line.is_open() {
             return;
         }
         line.is_used = true;
@@ -239,7 +241,7 @@ impl State {
     /// Closes what has been idle for too long, or was closed at the other end.
     fn sweep(&mut self, now: Instant) {
         self.idle
-            .retain(|idle| idle.until > now && !idle.line.sender.is_closed());
+            .retain(|idle| idle.until > now && idle.line.is_open());
     }
 }
 

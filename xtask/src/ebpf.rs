@@ -100,7 +100,10 @@ pub(crate) fn check_logging(report: &mut Report) {
     }
     report.attempt(name, || {
         // Where its dependencies are built already; who builds on will have to link again.
-        let proxy = run::logging(&PROXY, &repo::target_dir())?;
+        // It need not be fast, and the optimiser would take most of the time.
+        let unoptimised = ["--config", "profile.dev.package.underpass.opt-level=0"];
+        let build = [PROXY.as_slice(), &unoptimised].concat();
+        let proxy = run::logging(&build, &repo::target_dir())?;
         let mut doctor = privilege.command(&proxy, &[("RUST_LOG", "info".into())])?;
         let output = doctor.arg("doctor").output().context("cannot ask doctor")?;
         let [report, log] = [output.stdout, output.stderr]

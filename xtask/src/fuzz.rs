@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{cmd, repo, report::Report, tools};
 
 /// How long continuous integration runs each target, in seconds.
-const BRIEF: u64 = 60;
+const BRIEF: u64 = 30;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every target, for a minute.
+/// Every target, for half a minute.
 pub(crate) fn check(name: &str, report: &mut Report) {
     match missing() {
         Some(reason) => report.skip(name, format!("needs {reason}")),

@@ -90,7 +90,7 @@ enum Part {
     Unit,
     /// The checked-in BPF object against its sources
     Object,
-    /// The fuzz targets, for a minute
+    /// The fuzz targets, for half a minute
     Fuzz,
     /// The BPF program with its log, in the kernel
     ProgramLog,

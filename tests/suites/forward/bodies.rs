@@ -15,7 +15,7 @@ use proxy_tests::{
     require_root_or_skip,
 };
 
-use super::{get, origin, read_head, request};
+use super::{ask, get, origin, read_head, request};
 use crate::scene::{client, configured, expect_nothing_wrong};
 
 /// Megabytes of known bytes both ways at once, with every way to tell their end.
@@ -35,10 +35,7 @@ fn bodies_arrive_whole() {
             format!("Content-Length: {len}\r\n")
         };
         let head = request("POST", &origin, "/", &framing);
-        let mut stream = client(&lab).open();
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut origin_end = origin.accept();
-        let got = read_head(&mut origin_end);
+        let (mut stream, mut origin_end, got) = ask(&lab, &origin, &head);
         assert!(got.contains(&framing), "{got}");
         origin_end
             .write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n").as_bytes())
@@ -83,11 +80,8 @@ fn bodies_arrive_whole() {
     // Until the end of the connection: an old client gets it so, a newer one in chunks.
     for version in ["1.0", "1.1"] {
         let target = origin.target();
-        let mut stream = client(&lab).open();
         let head = format!("GET http://{target}/ HTTP/{version}\r\nHost: {target}\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut origin_end = origin.accept();
-        read_head(&mut origin_end);
+        let (mut stream, mut origin_end, _) = ask(&lab, &origin, &head);
         thread::scope(|scope| {
             scope.spawn(move || {
                 origin_end.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
@@ -215,11 +209,8 @@ fn what_is_cut_off_does_not_look_whole() {
                 if name == "until close" && !is_reset {
                     continue;
                 }
-                let mut stream = client(&lab).open();
                 let head = format!("GET http://{target}/ HTTP/{version}\r\nHost: {target}\r\n\r\n");
-                stream.write_all(head.as_bytes()).unwrap();
-                let mut origin_end = origin.accept();
-                read_head(&mut origin_end);
+                let (mut stream, mut origin_end, _) = ask(&lab, &origin, &head);
                 origin_end.write_all(response).unwrap();
                 Reply::read_head(&mut stream).unwrap();
                 // Not before it was passed on.

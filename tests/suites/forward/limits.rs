@@ -8,7 +8,7 @@ use std::{
 
 use proxy_tests::{lab::Lab, payload::Payload, reply::Reply, require_root_or_skip};
 
-use super::{get, origin, read_head, request};
+use super::{ask, get, origin, request};
 use crate::scene::{client, configured};
 
 /// The rules, the limits and the timeouts are those of tunnels.
@@ -43,10 +43,7 @@ host = ["named.test"]
     let named = "GET http://named.test/ HTTP/1.1\r\nHost: x\r\n\r\n";
     assert_eq!(status(named.to_owned()), 403);
     // One at a time.
-    let mut stream = client(&lab).open();
-    stream.write_all(get(&origin, "/", "").as_bytes()).unwrap();
-    let mut origin_end = origin.accept();
-    read_head(&mut origin_end);
+    let (mut stream, _origin_end, _) = ask(&lab, &origin, &get(&origin, "/", ""));
     assert_eq!(status(get(&origin, "/", "")), 429);
     // An origin that does not answer.
     let start = Instant::now();
@@ -58,10 +55,7 @@ host = ["named.test"]
         start.elapsed()
     );
     // One that stops in the middle.
-    let mut stream = client(&lab).open();
-    stream.write_all(get(&origin, "/", "").as_bytes()).unwrap();
-    let mut origin_end = origin.accept();
-    read_head(&mut origin_end);
+    let (mut stream, mut origin_end, _) = ask(&lab, &origin, &get(&origin, "/", ""));
     origin_end
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
         .unwrap();
@@ -81,10 +75,7 @@ fn an_open_request_ends_when_the_rules_forbid_it() {
     let lab = Lab::new();
     let daemon = configured(&lab, "enforce_on_live = true\n");
     let origin = origin(&lab);
-    let mut stream = client(&lab).open();
-    stream.write_all(get(&origin, "/", "").as_bytes()).unwrap();
-    let mut origin_end = origin.accept();
-    read_head(&mut origin_end);
+    let (mut stream, mut origin_end, _) = ask(&lab, &origin, &get(&origin, "/", ""));
     origin_end
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
         .unwrap();
@@ -106,10 +97,7 @@ fn the_bandwidth_is_that_of_tunnels() {
     let lab = Lab::new();
     let _daemon = configured(&lab, "[limits]\nbandwidth_per_tunnel = \"1MB/s\"\n");
     let origin = origin(&lab);
-    let mut stream = client(&lab).open();
-    stream.write_all(get(&origin, "/", "").as_bytes()).unwrap();
-    let mut origin_end = origin.accept();
-    read_head(&mut origin_end);
+    let (mut stream, mut origin_end, _) = ask(&lab, &origin, &get(&origin, "/", ""));
     let (payload, len) = (Payload::new(4), 3_000_000);
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n");
     let start = Instant::now();
