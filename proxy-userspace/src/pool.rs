@@ -25,18 +25,31 @@ use crate::{
     authority::Authority,
     limits::{FORWARD_BUFFER_BYTES, MAX_IDLE_UPSTREAMS, POOL_SWEEP_PAUSE},
     net::outgoing::Outgoing,
-    parent::Link,
+    parent::{Link, Parent},
 };
 
-/// What a connection leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a connection leads to. A parent that was configured anew is another one, whatever its name: it may be elsewhere.
+#[derive(Clone, Debug)]
 pub(crate) enum Whose {
     /// An origin.
     Origin(Authority),
     /// A parent that is given URLs, for any origin.
-    Parent(Arc<str>),
+    Parent(Arc<Parent>),
     /// An origin, through a tunnel that a parent has opened.
-    Through(Arc<str>, Authority),
+    Through(Arc<Parent>, Authority),
+}
+
+impl PartialEq for Whose {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Origin(one), Self::Origin(other)) => one == other,
+            (Self::Parent(one), Self::Parent(other)) => Arc::ptr_eq(one, other),
+            (Self::Through(one, target), Self::Through(other, another)) => {
+                Arc::ptr_eq(one, other) && target == another
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A connection over which requests are forwarded, one at a time.
@@ -225,11 +238,6 @@ impl Pool {
         if !std::mem::replace(&mut state.is_swept, true) {
             tokio::spawn(sweep(Arc::clone(self)));
         }
-    }
-
-    /// Closes all of them.
-    pub(crate) fn clear(&self) {
-        self.state().idle.clear();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

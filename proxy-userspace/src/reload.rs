@@ -109,8 +109,6 @@ impl Reloader {
         live.inherit(&shared.current.get());
         let live = Arc::new(live);
         shared.current.set(Arc::clone(&live));
-        // They may have been connected in a way that is not to be any more.
-        shared.pool.clear();
         shared.registry.note_reload(true);
         info!("{why}: the configuration was read again: {live}");
         if live.enforce_on_live {

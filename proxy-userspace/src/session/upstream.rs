@@ -242,8 +242,8 @@ pub(super) fn whose(hop: &Hop, target: &Authority) -> Whose {
     match hop {
         Hop::Direct => Whose::Origin(target.clone()),
         Hop::Parent(parent, _) if parent.spec().names == Names::Here => {
-            Whose::Through(Arc::clone(&parent.name), target.clone())
+            Whose::Through(Arc::clone(parent), target.clone())
         }
-        Hop::Parent(parent, _) => Whose::Parent(Arc::clone(&parent.name)),
+        Hop::Parent(parent, _) => Whose::Parent(Arc::clone(parent)),
     }
 }
