@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{repo, tools};
 
-/// The cargo that runs xtask, in the repository root.
+/// The cargo that runs xtask, in the repository root, without what it says of xtask: build scripts that look at that
+/// would run again, and most dependencies be compiled again, whenever cargo is called from here or directly in turn.
 pub(crate) fn cargo<I, S>(args: I) -> Command
 where
     I: IntoIterator<Item = S>,
@@ -22,6 +23,16 @@ where
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(args).current_dir(repo::root());
+    for (name, _) in env::vars_os() {
+        let is_about_xtask = |name: &str| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        };
+        if name.to_str().is_some_and(is_about_xtask) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -54,13 +54,8 @@ pub(crate) fn check(name: &str, report: &mut Report) {
 
 /// What has to be installed first, if anything.
 fn missing() -> Option<&'static str> {
-    if !tools::has_toolchain(tools::nightly()) {
-        return Some("a nightly toolchain: run `rustup toolchain install nightly`");
-    }
-    if tools::find("c++").is_none() {
-        return Some("a C++ compiler, for libFuzzer: install g++ or clang");
-    }
-    None
+    let has_compiler = tools::find("c++").is_some();
+    (!has_compiler).then_some("a C++ compiler, for libFuzzer: install g++ or clang")
 }
 
 /// Runs the targets side by side, each from what it found before and from the seeds that are checked in.
@@ -74,7 +69,7 @@ fn fuzz(targets: &[String], secs: u64) -> Result<()> {
         fs::create_dir_all(&corpus)?;
         fs::create_dir_all(&artifacts)?;
         let log = output.join(format!("{target}.log"));
-        let mut run = Command::new(programs.join(target));
+        let mut run = Command::new(programs.join(program(target)));
         run.arg(format!("-max_total_time={secs}"))
             .arg("-timeout=20")
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
@@ -116,28 +111,24 @@ fn fuzz(targets: &[String], secs: u64) -> Result<()> {
     Ok(())
 }
 
-/// What makes a program feel its way: coverage in the form that libFuzzer reads. Checks of arithmetic are on
-/// without being asked for; those of memory would double the time to build, for code that has no `unsafe`.
-const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
-
-/// Builds targets, which takes some minutes the first time: where the programs are.
+/// Builds targets: where the programs are. Dependencies are those of all other programs: nothing but the targets differs
+/// from an ordinary build, and what compiles the project's own crates.
 fn build(targets: &[String]) -> Result<PathBuf> {
-    // With a target, flags are not for build scripts and macros.
-    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let mut build = cmd::nightly(["cargo", "build"]);
+    let mut build = cmd::cargo(["build", "--workspace", "--exclude", "proxy-ebpf"]);
     for target in targets {
-        build.args(["--bin", target]);
+        build.args(["--bin", &program(target)]);
     }
-    build
-        .args(["--target", &host, "--target-dir"])
-        .arg(output())
-        .arg("--manifest-path")
-        .arg(directory().join("Cargo.toml"))
-        .env("RUSTFLAGS", FLAGS);
+    build.env(
+        "RUSTC_WORKSPACE_WRAPPER",
+        directory().join("rustc-with-coverage.sh"),
+    );
     cmd::run(&mut build)?;
-    Ok(output().join(host).join("debug"))
+    Ok(repo::target_dir().join("debug"))
+}
+
+/// What the program of a target is called, beside all others.
+fn program(target: &str) -> String {
+    format!("fuzz-{}", target.replace('_', "-"))
 }
 
 /// The names of the targets, sorted.

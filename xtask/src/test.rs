@@ -43,6 +43,17 @@ pub(crate) const SUITES: [&str; 7] = [
     "suites",
 ];
 
+/// What has unit tests; not the fuzz targets, which would fuzz for ever.
+const UNIT: [&str; 7] = [
+    "--lib",
+    "--bin",
+    "bench",
+    "--bin",
+    "underpass",
+    "--bin",
+    "xtask",
+];
+
 /// What makes the demo.
 pub(crate) const DEMO: [&str; 6] = [
     "build",
@@ -162,7 +173,7 @@ impl Part {
         match self {
             Self::Lint => lint::check(report),
             Self::Unit => report.part(self.name(), || {
-                cargo_test(&["--lib", "--bins"], filter)?;
+                cargo_test(&UNIT, filter)?;
                 cargo_test(&["--doc"], filter)
             }),
             Self::Object => ebpf::verify(report),

@@ -14,7 +14,10 @@ use underpass::{
 
 fuzz_target!(|text: &str| {
     // What would be read from the disk is somebody else's.
-    if ["include", "htpasswd", "@"].iter().any(|word| text.contains(word)) {
+    if ["include", "htpasswd", "@"]
+        .iter()
+        .any(|word| text.contains(word))
+    {
         return;
     }
     let config = match Config::from_toml(text, Path::new("f.toml")) {

@@ -11,7 +11,13 @@ use underpass::config::{Config, ConfigError, File, squid};
 fuzz_target!(|text: &str| {
     let main = Path::new("f.conf");
     // Other files are empty: what is on the disk is somebody else's.
-    let reader = |path: &Path| Ok(if path == main { text.to_owned() } else { String::new() });
+    let reader = |path: &Path| {
+        Ok(if path == main {
+            text.to_owned()
+        } else {
+            String::new()
+        })
+    };
     // A file that includes itself often is read often.
     if text.contains("f.conf") {
         return;
@@ -19,12 +25,19 @@ fuzz_target!(|text: &str| {
     let file = match squid::translate_with(main, &reader) {
         Ok(translated) => translated.file,
         Err(ConfigError::Several(errors)) => {
-            assert!(errors.iter().all(|error| error.to_string().starts_with("f.conf:")));
+            assert!(
+                errors
+                    .iter()
+                    .all(|error| error.to_string().starts_with("f.conf:"))
+            );
             return;
         }
         Err(error) => {
             let text = error.to_string();
-            assert!(text.starts_with("f.conf:") || text.starts_with("predefined:"), "{text}");
+            assert!(
+                text.starts_with("f.conf:") || text.starts_with("predefined:"),
+                "{text}"
+            );
             return;
         }
     };
