@@ -7,6 +7,7 @@ mod known;
 mod own;
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -31,7 +32,7 @@ use crate::{
     dns::LookupError,
     http::{ProxyError, RETRY_AFTER, Refusal},
     parent::Hop,
-    policy::{Decision, Facts, Moment, Need, ServerName, Step, Verdict},
+    policy::{Decision, Facts, Moment, Need, Place, ServerName, Step, Verdict},
 };
 
 /// What Squid calls an address without a name.
@@ -135,14 +136,40 @@ pub struct Refused {
 /// Who decides that a request is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// A rule, with its place.
-    Rule(Box<str>),
+    /// A rule.
+    Rule(Box<DecidingRule>),
     /// The option that would have to open what is shut by default.
     Option(&'static str),
     /// The rules, which ask for a name in what the client began with, and that does not tell.
     Opening,
     /// Nobody: it could not be found out, or the target is this proxy itself.
     Failure,
+}
+
+/// A rule that decides that a request is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecidingRule {
+    /// Its name.
+    pub name: String,
+    /// Where it is written.
+    pub place: Place,
+}
+
+impl fmt::Display for DecidingRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.place)
+    }
+}
+
+impl Cause {
+    /// The name of the rule, or of the option.
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            Self::Rule(rule) => Some(&rule.name),
+            Self::Option(name) => Some(name),
+            Self::Opening | Self::Failure => None,
+        }
+    }
 }
 
 /// What access is decided by.
@@ -183,7 +210,7 @@ impl Access<'_> {
                     known.user = user.map_or(Identity::Nobody, Identity::User);
                 }
                 Need::ReverseName => known.reverse_name = Some(self.name_of(request.target).await),
-                Need::Addresses => match self.resolve(request.target).await {
+                Need::Addresses => match self.resolve(request.target, known).await {
                     Ok(addresses) => known.addresses = Some(addresses),
                     Err(refusal) if self.live.is_squid() => {
                         known.addresses = Some(Vec::new());
@@ -348,7 +375,10 @@ impl Access<'_> {
         let reset = matches!(&decision.verdict, Verdict::Deny(deny) if deny.reset);
         Refused {
             cause: match &decision.rule {
-                Some((_, rule)) => Cause::Rule(format!("{} ({})", rule.name, rule.place).into()),
+                Some((_, rule)) => Cause::Rule(Box::new(DecidingRule {
+                    name: rule.name.clone(),
+                    place: rule.place.clone(),
+                })),
                 None => Cause::Option(decision.option()),
             },
             reset,
@@ -394,7 +424,11 @@ impl Access<'_> {
     }
 
     /// The addresses of a host.
-    async fn resolve(&self, target: &Authority) -> Result<Vec<SocketAddr>, Refusal> {
+    async fn resolve(
+        &self,
+        target: &Authority,
+        known: &mut Known,
+    ) -> Result<Vec<SocketAddr>, Refusal> {
         let port = target.port().get();
         let name = match target.host() {
             Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
@@ -404,7 +438,10 @@ impl Access<'_> {
             .live
             .resolver
             .addresses(name.as_str(), Arc::clone(self.room));
-        match timeout_at(self.deadline, lookup).await {
+        let begun = Instant::now();
+        let found = timeout_at(self.deadline, lookup).await;
+        known.resolving = Some(known.resolving.unwrap_or_default() + begun.elapsed());
+        match found {
             Ok(Ok(addresses)) => Ok(addresses
                 .into_iter()
                 .map(|ip| SocketAddr::new(ip, port))

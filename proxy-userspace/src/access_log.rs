@@ -1,48 +1,15 @@
-//! The access log: one line a transaction, written when it ends.
+//! The access log: a line for each transaction, in the format of each log that it is written to. Pure; which logs there
+//! are is a part of the configuration ([`crate::config::LogEntry`]), and [`crate::lines`] writes them.
 
+mod envoy;
+mod format;
+mod json;
+mod logformat;
+mod record;
 mod squid;
 
-use std::io;
-
-use tracing::warn;
-
-pub use squid::{Record, Tag};
-
-use crate::lines::{Destination, Lines, Trouble};
-
-/// The log as sessions see it.
-#[derive(Clone, Debug)]
-pub struct AccessLog {
-    lines: Lines,
-}
-
-impl AccessLog {
-    /// Opens the log.
-    ///
-    /// # Errors
-    /// The destination cannot be opened.
-    pub fn open(destination: Destination) -> io::Result<Self> {
-        let lines = Lines::open("access-log", destination, |trouble| match trouble {
-            Trouble::Unwritable(error) => {
-                warn!(%error, "the access log cannot be written; lines are lost until it can");
-            }
-            Trouble::Dropped(lines) => {
-                warn!(lines, "the access log is too slow; lines were dropped");
-            }
-            Trouble::NotReopened(error) => {
-                warn!(%error, "the access log cannot be opened again; the old file is kept");
-            }
-        })?;
-        Ok(Self { lines })
-    }
-
-    /// Queues the record's line.
-    pub fn log(&self, record: &Record) {
-        self.lines.push(record.to_string());
-    }
-
-    /// The queue below, to reopen or flush it.
-    pub fn lines(&self) -> &Lines {
-        &self.lines
-    }
-}
+pub use self::{
+    format::Format,
+    logformat::LogFormat,
+    record::{Event, Record, Tag, Timings},
+};

@@ -8,7 +8,7 @@ use std::{
     thread::available_parallelism,
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
@@ -20,16 +20,15 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    access_log::AccessLog,
-    config::{Config, DEFAULT_SQUID_LOG, Listener, Live, cli::Settings},
+    config::{Config, Listener, Live, cli::Settings},
     limits::{
         DESCRIPTORS_PER_PIPE, LOG_FLUSH_TIMEOUT, MAX_PASSWORD_CHECKS, MAX_TUNNELS,
         RESERVED_DESCRIPTORS,
     },
-    lines::Destination,
     net::listen::listen,
     parent::watch,
     policy::audit::audit,
+    progress::report,
     relay::selection::{EngineChoice, Room, Selection, select as select_engine},
     reload::Reloader,
     server::Server,
@@ -41,7 +40,7 @@ use crate::{
 ///
 /// # Errors
 /// Whatever keeps the proxy from starting, in words for the operator.
-pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, mut config: Config) -> anyhow::Result<()> {
     // Before anything that takes time, in which a file might change.
     let mut reloader = Reloader::new(settings, &config);
     let cores = available_parallelism().map_or(1, NonZero::get);
@@ -56,7 +55,10 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
         .iter()
         .filter_map(|group| group.first().map(TcpListener::local_addr))
         .collect::<Result<Vec<_>, _>>()?;
-    let access_log = open_access_log(&config.access_log)?;
+    config
+        .live
+        .open_logs(None)
+        .map_err(|error| anyhow!("{error}; --access-log PATH or - takes another place"))?;
 
     let selection = match select_engine(config.live.engine_choices(), room).await {
         Ok(selection) => selection,
@@ -65,11 +67,7 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
         }
     };
     report_engines(&config.live, &selection);
-    if tunnels < MAX_TUNNELS {
-        info!("room for {tunnels} tunnels; a higher limit of open files (ulimit -n) makes more");
-    } else {
-        info!("room for {tunnels} tunnels");
-    }
+    report_room(tunnels);
     report_policy(&config, &addresses);
 
     let listens = config.listen;
@@ -77,7 +75,6 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
         current: Current::new(config.live),
         listeners: addresses.clone(),
         relay: selection.relay,
-        access_log: access_log.clone(),
         registry: Arc::default(),
         buckets: Buckets::default(),
         pool: Arc::default(),
@@ -87,6 +84,7 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
     let server = Server::new(shared, tunnels);
     let mut signals = Signals::new()?;
     tokio::spawn(watch(Arc::clone(server.shared())));
+    tokio::spawn(report(Arc::clone(server.shared())));
     let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
     for ((group, address), listen) in listeners.into_iter().zip(addresses).zip(listens) {
         let name: Arc<str> = listen.name.into();
@@ -112,11 +110,11 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
             }
             Request::Reload => {
                 reloader.reload(server.shared(), "SIGHUP");
-                access_log.lines().reopen();
+                server.shared().current.get().reopen_logs();
             }
             Request::Reopen => {
                 info!("SIGUSR1: opening the access log again");
-                access_log.lines().reopen();
+                server.shared().current.get().reopen_logs();
             }
             Request::Stop(name) => {
                 info!("{name}: stopping");
@@ -136,27 +134,19 @@ pub async fn run(settings: Settings, config: Config) -> anyhow::Result<()> {
     for (rule, requests) in server.shared().registry.would_deny() {
         info!(rule, requests, "would have been denied");
     }
-    let written = block_in_place(|| access_log.lines().flush(LOG_FLUSH_TIMEOUT));
-    if !written {
-        bail!("the last lines of the access log could not be written in time");
+    let live = server.shared().current.get();
+    if let Err(log) = block_in_place(|| live.flush_logs(LOG_FLUSH_TIMEOUT)) {
+        bail!("the last lines of the access log could not be written in time: {log}");
     }
     Ok(())
 }
 
-/// Opens the access log; where Squid's own place for it does not exist, makes it.
-fn open_access_log(destination: &Destination) -> anyhow::Result<AccessLog> {
-    if let Destination::File(path) = destination
-        && path.as_os_str() == DEFAULT_SQUID_LOG
-        && let Some(directory) = path.parent()
-    {
-        // If it fails, opening the log says why.
-        let _ = std::fs::create_dir_all(directory);
+fn report_room(tunnels: u32) {
+    if tunnels < MAX_TUNNELS {
+        info!("room for {tunnels} tunnels; a higher limit of open files (ulimit -n) makes more");
+    } else {
+        info!("room for {tunnels} tunnels");
     }
-    AccessLog::open(destination.clone()).with_context(|| {
-        format!(
-            "cannot open the access log {destination}; --access-log PATH or - takes another place"
-        )
-    })
 }
 
 /// Says what is suspicious about the policy, or was left out of it.

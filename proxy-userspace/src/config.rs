@@ -26,15 +26,15 @@ pub use self::file::File;
 use self::{
     cli::Settings,
     compile::listener_name,
-    file::Listen,
+    file::{AccessLogs, Listen},
     load::Loaded,
-    values::{LogTarget, Text},
+    values::Text,
 };
 pub use self::{
-    live::{Conditional, Grant, Live, ParentEntry, Quotas},
+    live::{Conditional, Grant, Live, LogEntry, ParentEntry, Quotas},
     squid::DEFAULT_ACCESS_LOG as DEFAULT_SQUID_LOG,
 };
-use crate::{lines::Destination, policy::Place};
+use crate::policy::Place;
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
@@ -88,8 +88,6 @@ impl ConfigError {
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Listener>,
-    /// Where the access log goes.
-    pub access_log: Destination,
     /// What can change while the process runs.
     pub live: Live,
     /// Whether to read the configuration again when a file changes.
@@ -176,12 +174,8 @@ impl Config {
             listen.push(Listener::new(&Listen::Address(Text(DEFAULT_LISTEN))));
         }
         let live = Live::compile(&file, path, &mut sources)?;
-        let access_log = file
-            .access_log
-            .map_or(Destination::Stdout, |target| target.0.0);
         Ok(Self {
             listen,
-            access_log,
             live,
             watch: file.watch.unwrap_or(true),
             sources,
@@ -241,8 +235,8 @@ fn override_with(settings: &Settings, file: &mut File) {
     if !allow_port.is_empty() {
         file.allow_port = Some(allow_port.clone());
     }
-    if let Some(target) = access_log {
-        file.access_log = Some(Text(LogTarget(target.clone())));
+    if let Some(destination) = access_log {
+        file.access_log = Some(AccessLogs::One(Text(destination.clone())));
     }
 }
 

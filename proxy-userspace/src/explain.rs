@@ -226,10 +226,10 @@ fn permitted(permit: &Permit, hops: &[Hop], live: &Live, scheme: Option<&str>) -
 fn denied(refused: &Refused, is_answered: bool) -> Lines {
     let status = refused.refusal.status();
     let (verb, rule) = match &refused.cause {
-        Cause::Rule(rule) => ("deny", &**rule),
-        Cause::Option(option) => ("deny", *option),
-        Cause::Opening => ("deny", "none"),
-        Cause::Failure => ("fail", "none"),
+        Cause::Rule(rule) => ("deny", rule.to_string()),
+        Cause::Option(option) => ("deny", (*option).to_owned()),
+        Cause::Opening => ("deny", "none".to_owned()),
+        Cause::Failure => ("fail", "none".to_owned()),
     };
     let verdict = if is_answered {
         format!("{verb}, with a reset behind the 200")
@@ -240,7 +240,7 @@ fn denied(refused: &Refused, is_answered: bool) -> Lines {
     };
     let mut lines = vec![
         ("verdict", verdict),
-        ("rule", rule.to_owned()),
+        ("rule", rule),
         ("reason", refused.refusal.reason().to_owned()),
     ];
     for address in &refused.addresses {

@@ -36,6 +36,7 @@ pub mod parent;
 pub mod percent;
 pub mod policy;
 mod pool;
+pub mod progress;
 pub mod registry;
 pub mod relay;
 pub mod reload;

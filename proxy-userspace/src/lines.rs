@@ -1,13 +1,13 @@
-//! Lines for a file or a standard stream, written by a thread of its own behind a bounded queue: a
+//! Lines for a file, a standard stream or a log server, written by a thread of its own behind a bounded queue: a
 //! slow disk or a pipe that nobody reads must not slow a tunnel, nor keep the proxy from stopping.
 //!
-//! What does not fit the queue is dropped and counted. Both logs are written this way.
+//! What does not fit the queue is dropped and counted. All logs are written this way.
+
+mod destination;
+mod syslog;
 
 use std::{
-    fmt, fs,
-    io::{self, BufWriter, Write},
-    path::PathBuf,
-    str::FromStr,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -17,59 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::destination::Output;
+pub use self::{destination::Destination, syslog::Priority};
 use crate::limits::{LOG_PAUSE, LOG_QUEUE_LINES};
-
-/// Where lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// Standard output, written `-`.
-    Stdout,
-    /// Standard error.
-    Stderr,
-    /// A file, appended to. It is made readable for owner and group only.
-    File(PathBuf),
-}
-
-impl Destination {
-    fn open(&self) -> io::Result<Box<dyn Write + Send>> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-
-        Ok(match self {
-            Self::Stdout => Box::new(io::stdout()),
-            Self::Stderr => Box::new(io::stderr()),
-            Self::File(path) => Box::new(
-                fs::OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .mode(0o640)
-                    .open(path)?,
-            ),
-        })
-    }
-}
-
-/// `-` or a path, which is not empty.
-impl FromStr for Destination {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "" => Err("the path is empty; write a path, or - for standard output"),
-            "-" => Ok(Self::Stdout),
-            path => Ok(Self::File(path.into())),
-        }
-    }
-}
-
-impl fmt::Display for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdout => f.write_str("standard output"),
-            Self::Stderr => f.write_str("standard error"),
-            Self::File(path) => path.display().fmt(f),
-        }
-    }
-}
 
 /// What can be wrong with a destination that was opened.
 #[derive(Debug)]
@@ -96,8 +46,9 @@ pub struct Lines {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    destination: Destination,
     /// Lines that found no room.
     dropped: AtomicU64,
     /// Whether the destination is to be opened again.
@@ -114,11 +65,14 @@ impl Lines {
         destination: Destination,
         report: impl Fn(Trouble) + Send + 'static,
     ) -> io::Result<Self> {
-        let output = BufWriter::new(destination.open()?);
+        let output = destination.open()?;
         let (queue, messages) = sync_channel(LOG_QUEUE_LINES);
-        let shared = Arc::new(Shared::default());
-        let writer = Writer {
+        let shared = Arc::new(Shared {
             destination,
+            dropped: AtomicU64::new(0),
+            reopen: AtomicBool::new(false),
+        });
+        let writer = Writer {
             output,
             shared: Arc::clone(&shared),
             reported: 0,
@@ -136,6 +90,16 @@ impl Lines {
         if self.queue.try_send(Message::Line(line)).is_err() {
             self.shared.dropped.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Where the lines go.
+    pub fn destination(&self) -> &Destination {
+        &self.shared.destination
+    }
+
+    /// How many lines found no room.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Relaxed)
     }
 
     /// Has the destination opened again, after somebody renamed the file.
@@ -167,8 +131,7 @@ impl Lines {
 
 /// The thread's half.
 struct Writer<R> {
-    destination: Destination,
-    output: BufWriter<Box<dyn Write + Send>>,
+    output: Box<dyn Output>,
     shared: Arc<Shared>,
     /// How many dropped lines were reported.
     reported: u64,
@@ -210,7 +173,7 @@ impl<R: Fn(Trouble)> Writer<R> {
 
     fn write(&mut self, line: &str) {
         // Success means no more than room in the buffer: only a flush tells that all is well.
-        if let Err(error) = writeln!(self.output, "{line}") {
+        if let Err(error) = self.output.put(line) {
             self.note_failure(error);
         }
     }
@@ -229,8 +192,8 @@ impl<R: Fn(Trouble)> Writer<R> {
 
     fn reopen(&mut self) {
         self.flush();
-        match self.destination.open() {
-            Ok(output) => self.output = BufWriter::new(output),
+        match self.shared.destination.open() {
+            Ok(output) => self.output = output,
             Err(error) => (self.report)(Trouble::NotReopened(error)),
         }
     }
@@ -246,7 +209,10 @@ impl<R: Fn(Trouble)> Writer<R> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{
+        io::{BufWriter, Write},
+        sync::Mutex,
+    };
 
     use super::*;
 
@@ -267,9 +233,12 @@ mod tests {
     fn a_full_disk_is_reported_once() {
         let reports = Arc::new(Mutex::new(Vec::new()));
         let mut writer = Writer {
-            destination: Destination::Stdout,
-            output: BufWriter::new(Box::new(Full)),
-            shared: Arc::default(),
+            output: Box::new(BufWriter::new(Full)),
+            shared: Arc::new(Shared {
+                destination: Destination::Stdout,
+                dropped: AtomicU64::new(0),
+                reopen: AtomicBool::new(false),
+            }),
             reported: 0,
             healthy: true,
             report: |trouble| reports.lock().unwrap().push(trouble),
@@ -313,12 +282,5 @@ mod tests {
         assert!(!lines.shared.reopen.load(Relaxed), "it was opened again");
         drop(lines);
         drain.join().unwrap();
-    }
-
-    #[test]
-    fn a_path_may_not_be_empty() {
-        assert_eq!("-".parse(), Ok(Destination::Stdout));
-        assert_eq!("/x".parse(), Ok(Destination::File("/x".into())));
-        assert!("".parse::<Destination>().is_err());
     }
 }

@@ -151,6 +151,14 @@ impl fmt::Display for Hierarchy {
 }
 
 impl Hop {
+    /// The parent's name.
+    pub fn parent(&self) -> Option<&str> {
+        match self {
+            Self::Direct => None,
+            Self::Parent(parent, _) => Some(&parent.name),
+        }
+    }
+
     /// For the access log.
     pub fn hierarchy(&self) -> Hierarchy {
         match self {

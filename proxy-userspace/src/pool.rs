@@ -24,7 +24,7 @@ use tokio::{sync::mpsc, time::sleep};
 use crate::{
     authority::Authority,
     limits::{FORWARD_BUFFER_BYTES, MAX_IDLE_UPSTREAMS, POOL_SWEEP_PAUSE},
-    net::outgoing::Outgoing,
+    net::{listen::canonical, outgoing::Outgoing},
     parent::{Link, Parent},
 };
 
@@ -60,6 +60,8 @@ pub(crate) struct Line {
     pub(crate) whose: Whose,
     /// The address at its other end.
     pub(crate) address: SocketAddr,
+    /// The address at ours.
+    pub(crate) local: Option<SocketAddr>,
     /// How it was connected.
     pub(crate) outgoing: Outgoing,
     /// Whether requests were forwarded over it before.
@@ -76,6 +78,7 @@ impl Line {
             let early = "it speaks before it is asked";
             return Err(io::Error::new(io::ErrorKind::InvalidData, early));
         }
+        let local = link.wire.socket().local_addr().ok().map(canonical);
         let (sender, connection) = http1::Builder::new()
             .title_case_headers(true)
             .max_buf_size(FORWARD_BUFFER_BYTES)
@@ -88,6 +91,7 @@ impl Line {
             sender,
             whose,
             address: link.address,
+            local,
             outgoing,
             is_used: false,
         })

@@ -1,28 +1,23 @@
 //! What is open at present: connections and tunnels, counted by whom they belong to, and each tunnel
 //! with what it takes to end it.
 
+mod tunnel;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     hash::Hash,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
-use tokio_util::sync::CancellationToken;
-
+pub use self::tunnel::{Plain, Stop, Tunnel, loggable};
 use crate::{
-    access::NO_NAME,
-    authority::Authority,
-    client_hello::Opening,
     config::{Live, Quotas},
     http::{ProxyError, RETRY_AFTER, Refusal, Status},
-    parent::Hierarchy,
-    policy::{Decision, Facts, ServerName, Step, User},
-    relay::Ending,
 };
 
 /// Everything that is open.
@@ -54,88 +49,6 @@ enum Key {
     RuleClient(Arc<str>, IpAddr),
     /// Those of them that are a user's.
     RuleUser(Arc<str>, Arc<str>),
-}
-
-/// A tunnel that is open.
-#[derive(Debug)]
-pub struct Tunnel {
-    /// Its number.
-    pub id: u64,
-    /// The client.
-    pub client: IpAddr,
-    /// The address of ours that it connected to.
-    pub listener: SocketAddr,
-    /// The listener's name.
-    pub listener_name: Arc<str>,
-    /// Who the client is.
-    pub user: Option<Arc<str>>,
-    /// The name that was found for its address, if it asked for one and a rule wanted to know.
-    pub reverse_name: Option<String>,
-    /// The names in its certificate.
-    pub certificate: Option<Arc<[String]>>,
-    /// What the client began with, if a rule wanted to know.
-    pub opening: Option<Opening>,
-    /// What it asked for.
-    pub target: Authority,
-    /// Where that led.
-    pub upstream: SocketAddr,
-    /// The address that was judged, if one was: a parent that is given a name finds one by itself.
-    pub destination: Option<IpAddr>,
-    /// How the way was chosen.
-    pub hierarchy: Hierarchy,
-    /// The parent in it.
-    pub parent: Option<Arc<str>>,
-    /// The firewall's mark of its connection.
-    pub mark: u32,
-    /// The number that was drawn for it.
-    pub dice: u64,
-    /// What was asked for, if that was no tunnel: a request that is forwarded, and may become one.
-    pub plain: Option<Box<Plain>>,
-    /// Ends it.
-    pub stop: Stop,
-}
-
-/// A request that is forwarded.
-#[derive(Clone, Debug)]
-pub struct Plain {
-    /// The method.
-    pub method: String,
-    /// The URL.
-    pub url: String,
-}
-
-/// How a tunnel is told to end, and why.
-#[derive(Debug)]
-pub struct Stop {
-    token: CancellationToken,
-    why: OnceLock<Ending>,
-}
-
-impl Stop {
-    /// Also ends with the token.
-    #[must_use]
-    pub fn new(parent: &CancellationToken) -> Self {
-        Self {
-            token: parent.child_token(),
-            why: OnceLock::new(),
-        }
-    }
-
-    /// What the tunnel waits for.
-    pub fn token(&self) -> &CancellationToken {
-        &self.token
-    }
-
-    /// Ends the tunnel; the first reason counts.
-    pub fn end(&self, why: Ending) {
-        let _ = self.why.set(why);
-        self.token.cancel();
-    }
-
-    /// Why it was ended, if it was.
-    pub fn why(&self) -> Option<&Ending> {
-        self.why.get()
-    }
 }
 
 /// Something that is counted as long as this is held.
@@ -324,56 +237,6 @@ impl Drop for Counted {
                     counts.remove(key);
                 }
             }
-        }
-    }
-}
-
-impl Tunnel {
-    /// Ends the tunnel if it would not be allowed any more: whether it would not.
-    pub fn enforce(&self, live: &Live) -> bool {
-        let objection = self.objection(live);
-        let is_forbidden = objection.is_some();
-        if let Some(reason) = objection {
-            self.stop.end(Ending::Forbidden(reason));
-        }
-        is_forbidden
-    }
-
-    /// Why it would not be allowed, were it asked for now.
-    fn objection(&self, live: &Live) -> Option<String> {
-        let addresses = self.destination.map(|address| [address]);
-        let plain = self.plain.as_deref();
-        let url = plain.map_or_else(|| self.target.to_string(), |plain| plain.url.clone());
-        let facts = Facts {
-            client: self.client,
-            listener: self.listener,
-            listener_name: &self.listener_name,
-            method: plain.map_or("CONNECT", |plain| &plain.method),
-            scheme: plain.map(|_| "http"),
-            host: self.target.host(),
-            port: self.target.port().get(),
-            url: &url,
-            user: self.user.as_deref().map_or(User::Nobody, User::Known),
-            certificate: self.certificate.as_deref(),
-            server_name: self
-                .opening
-                .as_ref()
-                .map_or(ServerName::Unheard, ServerName::from),
-            now: live.moment(),
-            addresses: addresses.as_ref().map(<[IpAddr; 1]>::as_slice),
-            // The names of addresses are not looked for again.
-            reverse_name: Some(self.reverse_name.as_deref().unwrap_or(NO_NAME)),
-            own_address: false,
-            // How many there are is about asking for another, not about having one.
-            connections: 0,
-            mark: self.mark,
-            dice: self.dice,
-        };
-        match live.policy.decide(&facts) {
-            Step::Decided(decision) => {
-                (!decision.is_allowed()).then(|| Decision::to_string(&decision))
-            }
-            Step::Needs(_) => None,
         }
     }
 }

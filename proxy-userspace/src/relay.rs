@@ -148,8 +148,10 @@ pub enum Ending {
     IdleTimeout,
     /// One side finished and the other was quiet for [`Limits::half_closed`].
     HalfClosedTimeout,
-    /// Somebody asked for it: shutdown, or an operator.
+    /// The proxy was ended.
     Cancelled,
+    /// An operator has ended it.
+    Killed,
     /// It was open for as long as a tunnel may be.
     Lifetime,
     /// The rules have changed, and forbid it: which of them.
@@ -158,6 +160,17 @@ pub enum Ending {
     Integrity(String),
     /// A system call failed that cannot fail while the tunnel is well.
     Failed(String),
+}
+
+impl Ending {
+    /// What its name does not say.
+    #[must_use]
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Forbidden(what) | Self::Integrity(what) | Self::Failed(what) => Some(what),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Ending {
@@ -169,6 +182,7 @@ impl fmt::Display for Ending {
             Self::IdleTimeout => "idle-timeout",
             Self::HalfClosedTimeout => "half-closed-timeout",
             Self::Cancelled => "cancelled",
+            Self::Killed => "killed",
             Self::Lifetime => "lifetime",
             Self::Forbidden(_) => "forbidden",
             Self::Integrity(_) => "integrity",
@@ -186,6 +200,11 @@ pub enum EngineKind {
     Splice,
     /// `read` and `write`.
     Copy,
+}
+
+impl EngineKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sockmap, Self::Splice, Self::Copy];
 }
 
 impl fmt::Display for EngineKind {
@@ -343,8 +362,15 @@ impl Relay {
             let reason = "not loaded".to_owned();
             return Err(Declined { pair, reason });
         };
+        terms.traffic.note_engine(EngineKind::Sockmap);
         // On the heap: most tunnels never need it, and all would carry its size.
-        let ran = Box::pin(sockmap.run(pair, terms)).await?;
+        let ran = match Box::pin(sockmap.run(pair, terms)).await {
+            Ok(ran) => ran,
+            Err(declined) => {
+                terms.traffic.note_engine(EngineKind::Copy);
+                return Err(declined);
+            }
+        };
         let engine = if ran.degraded.is_some() {
             EngineKind::Copy
         } else {

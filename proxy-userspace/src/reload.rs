@@ -9,13 +9,12 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use tokio::time::sleep;
+use tokio::{task::block_in_place, time::sleep};
 use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, Listener, cli::Settings},
     limits::WATCH_PAUSE,
-    lines::Destination,
     look::{Look, look},
     policy::audit::audit,
     session::Shared,
@@ -27,7 +26,6 @@ pub struct Reloader {
     settings: Settings,
     /// What the process was started with, and keeps.
     listen: Vec<Listener>,
-    access_log: Destination,
     watch: bool,
     sources: Vec<PathBuf>,
     /// What the files looked like when they were read.
@@ -43,7 +41,6 @@ impl Reloader {
         Self {
             settings,
             listen: config.listen.clone(),
-            access_log: config.access_log.clone(),
             watch: config.watch,
             sources: config.sources.clone(),
             read: look_at(&config.sources),
@@ -94,10 +91,15 @@ impl Reloader {
         if config.listen != self.listen {
             warn!("`listen` has changed; that takes effect when the proxy is started again");
         }
-        if config.access_log != self.access_log {
-            warn!("`access_log` has changed; that takes effect when the proxy is started again");
+        let mut live = config.live;
+        let before = shared.current.get();
+        if let Err(error) = block_in_place(|| live.open_logs(Some(&before))) {
+            shared.registry.note_reload(false);
+            error!("{why}: the configuration is refused, and the old one stays: {error}");
+            return;
         }
-        for warning in audit(&config.live.policy, &shared.listeners) {
+        live.inherit(&before);
+        for warning in audit(&live.policy, &shared.listeners) {
             warn!("{}", warning.in_words(""));
         }
         self.watch = config.watch;
@@ -105,8 +107,6 @@ impl Reloader {
             self.sources = config.sources;
             self.read = look_at(&self.sources);
         }
-        let mut live = config.live;
-        live.inherit(&shared.current.get());
         let live = Arc::new(live);
         shared.current.set(Arc::clone(&live));
         shared.registry.note_reload(true);

@@ -12,9 +12,9 @@ mod reply;
 mod upstream;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -27,14 +27,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::reach::dice;
 use self::{
     forward::{After, Forward},
     hello::Start,
-    reply::Entry,
 };
 use crate::{
     access::Claim,
-    access_log::{AccessLog, Record, Tag},
+    access_log::{Event, Record, Tag, Timings},
     auth::Credentials,
     authority::Authority,
     config::Live,
@@ -43,16 +43,19 @@ use crate::{
         RequestError, Status, Version,
     },
     limits::TURNED_AWAY_HEAD_TIMEOUT,
-    net::wire::Wire,
+    net::{listen::canonical, wire::Wire},
     pool::{Own, Pool},
-    registry::{Counted, Registry, Stop, Tunnel},
-    relay::{Ending, Limits, Order, Outcome, Pair, Relay, Traffic, selection::EngineChoice},
+    registry::{Counted, Registry, Stop, Tunnel, loggable},
+    relay::{Ending, Limits, Order, Outcome, Pair, Relay, selection::EngineChoice},
     shaping::{Buckets, Shaper},
 };
 
 /// What the access log shows in place of a target, in Squid's words.
 const INVALID: &str = "error:invalid-request";
 const TOO_LARGE: &str = "error:request-too-large";
+
+/// An address that the system does not tell.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -63,8 +66,6 @@ pub struct Shared {
     pub listeners: Vec<SocketAddr>,
     /// The engines.
     pub relay: Relay,
-    /// The access log.
-    pub access_log: AccessLog,
     /// What is open.
     pub registry: Arc<Registry>,
     /// What limits the bandwidth.
@@ -200,8 +201,6 @@ struct Joint {
     pair: Box<Pair>,
     tunnel: Arc<Tunnel>,
     counted: Counted,
-    /// The name of the rule that allowed it.
-    rule: Option<Box<str>>,
     engine: EngineChoice,
     limits: Limits,
     lifetime: Option<Duration>,
@@ -219,6 +218,20 @@ pub struct Session {
     cancel: CancellationToken,
     /// When the request head was complete; until then, when the connection was accepted.
     since: Instant,
+    /// The address of ours that the client has connected to.
+    local: SocketAddr,
+    /// What is logged of the head of its request.
+    head: LoggedHead,
+    /// How long the steps took so far.
+    timings: Mutex<Timings>,
+}
+
+/// What is logged of a request's head.
+#[derive(Debug, Default)]
+struct LoggedHead {
+    bytes: u64,
+    version: Option<Version>,
+    fields: Box<[(Box<str>, Box<str>)]>,
 }
 
 impl Session {
@@ -229,11 +242,25 @@ impl Session {
             arrival,
             cancel,
             since: Instant::now(),
+            local: UNKNOWN,
+            head: LoggedHead::default(),
+            timings: Mutex::default(),
         })
+    }
+
+    /// How long the steps took so far.
+    fn timings(&self) -> Timings {
+        *self.timings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step has taken its time.
+    fn note_time(&self, note: impl FnOnce(&mut Timings)) {
+        note(&mut self.timings.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Serves the client to the end.
     pub async fn run(mut self: Box<Self>, stream: TcpStream) {
+        self.local = stream.local_addr().map_or(UNKNOWN, canonical);
         // On the heap, and gone once it is over: a tunnel may idle for hours.
         let Some(joint) = Box::pin(self.converse(stream)).await else {
             return;
@@ -242,7 +269,6 @@ impl Session {
             pair,
             tunnel,
             counted,
-            rule,
             engine,
             limits,
             lifetime,
@@ -251,13 +277,15 @@ impl Session {
             told,
         } = joint;
         self.arrival.live = None;
-        let request_bytes = pair.upstream.written;
-        let traffic = Arc::new(Traffic::with_sent(told, request_bytes));
+        self.head.fields = Box::default();
+        let traffic = &tunnel.traffic;
+        traffic.begin(answer, told, pair.upstream.written);
+        self.shared.current.get().log(&tunnel.record(Event::Start));
         let order = Order {
             engine,
             limits,
             shaper: shaper.as_deref(),
-            traffic: &traffic,
+            traffic,
             cancel: tunnel.stop.token(),
         };
         let relay = &self.shared.relay;
@@ -276,34 +304,14 @@ impl Session {
         // Whoever reads of the end may use the room.
         drop(counted);
         self.arrival.admission = Admission::Over;
-        let counts = traffic.counts();
-        let mut entry = Entry {
-            bytes: counts.to_client,
-            user: tunnel.user.as_deref(),
-            peer: Some(tunnel.upstream.ip()),
-            hierarchy: tunnel.hierarchy,
-            ..Entry::default()
-        };
-        match &tunnel.plain {
-            None => {
-                entry.status = 200;
-                entry.url = tunnel.target.to_string();
-            }
-            Some(plain) => {
-                entry.tag = Tag::TcpMiss;
-                entry.status = 101;
-                entry.method = &plain.method;
-                loggable(&plain.url).clone_into(&mut entry.url);
-            }
-        }
-        self.log(entry);
-        self.report(
-            &tunnel,
-            rule.as_deref(),
-            &outcome,
-            counts.to_upstream.saturating_sub(request_bytes),
-            counts.to_client.saturating_sub(answer),
-        );
+        self.live().log(&Record {
+            engine: Some(outcome.engine),
+            declined: outcome.declined.as_deref(),
+            moved_after: outcome.moved_after,
+            ending: Some(&outcome.ending),
+            ..tunnel.record(Event::End)
+        });
+        self.report(&tunnel, &outcome);
     }
 
     /// Answers requests until one of them leads to a tunnel.
@@ -362,7 +370,7 @@ impl Session {
         let Some(patience) = self.patience() else {
             drop(wire);
             if let Admission::TurnedAway { tag, .. } = self.arrival.admission {
-                self.shared.access_log.log(&Record {
+                self.log(Record {
                     tag,
                     ..self.no_request()
                 });
@@ -374,6 +382,12 @@ impl Session {
         // Browsers connect in advance: the rules of the moment count in which something is asked for.
         self.arrival.live = Some(self.shared.current.get());
         let live = self.live();
+        self.head.version = Some(head.version());
+        self.head.fields = live.logged_fields(&head);
+        *self
+            .timings
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner) = Timings::default();
         let asked = Asked::of(&head, &live);
         let via = via(&head);
         let problem = match &asked {
@@ -418,14 +432,16 @@ impl Session {
 
     /// Reads the head; without one, ends with what the client is told.
     async fn head(
-        &self,
+        &mut self,
         wire: Wire,
         received: &mut BytesMut,
         patience: Duration,
     ) -> Option<(Wire, Head)> {
         let mut parser = HeadParser::new();
+        self.head = LoggedHead::default();
+        let bytes = &mut self.head.bytes;
         let head = select! {
-            head = timeout(patience, read_head(&wire, received, &mut parser)) => head,
+            head = timeout(patience, read_head(&wire, received, &mut parser, bytes)) => head,
             () = self.cancel.cancelled() => {
                 self.log_no_request();
                 return None;
@@ -523,15 +539,21 @@ async fn read_head(
     wire: &Wire,
     received: &mut BytesMut,
     parser: &mut HeadParser,
+    bytes: &mut u64,
 ) -> Result<(), NoHead> {
     loop {
         match parser.feed(received) {
-            Ok(Progress::NeedMore) => received.clear(),
+            Ok(Progress::NeedMore) => {
+                *bytes += received.len() as u64;
+                received.clear();
+            }
             Ok(Progress::Complete { consumed }) => {
+                *bytes += consumed as u64;
                 received.advance(consumed);
                 return Ok(());
             }
             Err(error) => {
+                *bytes += received.len() as u64;
                 let method = parser.method_read().map(str::to_owned);
                 return Err(NoHead::Refused(error.into(), method));
             }
@@ -549,11 +571,6 @@ fn loggable_target(head: &Head, error: RequestError) -> String {
         return INVALID.to_owned();
     }
     loggable(&String::from_utf8_lossy(head.target())).to_owned()
-}
-
-/// A URL without its query, which may hold secrets, but with its question mark, as Squid has it.
-fn loggable(url: &str) -> &str {
-    url.split_inclusive('?').next().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::client;
 
+mod logs;
+
 /// `time.ms elapsed client tag/status bytes method URL user hierarchy/peer type`, elapsed padded to six.
 const LINE: &str = r"^(?P<time> *\d+\.\d{3}) (?P<elapsed> {5}\d| {4}\d\d| {3}\d{3}|  \d{4}| \d{5}|\d{6,}) (?P<client>\S+) (?P<tag>\S+) (?P<bytes>\d+) (?P<method>\S+) (?P<url>\S+) (?P<user>\S+) (?P<hier>\S+) (?P<type>\S+)$";
 
@@ -294,6 +296,9 @@ cache deny all
 shutdown_lifetime 0 seconds
 ";
 
+/// A format of which every line is the same from both.
+const CODES: &str = r#"%>a %Ss/%03>Hs %<st %>st %st %rm %ru HTTP/%rv %[un %ul %ui %Sh/%<a:%<p %mt "%{User-Agent}>h" %{User-Agent}>h %#{User-Agent}>h [%{User-Agent}>h] <%-8rm|%12rm|%08>Hs|%.3rm> %{Referer}>h %la 100%%"#;
+
 /// The same scenario through Squid: its log lines are the definition of ours.
 #[test]
 fn a_real_squid_writes_the_same_fields() {
@@ -303,8 +308,10 @@ fn a_real_squid_writes_the_same_fields() {
     lab.proxy.set_hosts(&[("10.77.2.1", "origin.test")]);
     let path = |name: &str| lab.scratch().path().join(name).display().to_string();
     let conf = format!(
-        "{SQUID_CONF}access_log stdio:{}\ncache_log {}\npid_filename {}\ncoredump_dir {}\n",
+        "{SQUID_CONF}logformat codes {CODES}\naccess_log stdio:{}\naccess_log stdio:{} logformat=codes\n\
+         cache_log {}\npid_filename {}\ncoredump_dir {}\n",
         path("squid.access"),
+        path("squid.codes"),
         path("squid.cache"),
         path("squid.pid"),
         lab.scratch().path().display()
@@ -324,6 +331,13 @@ fn a_real_squid_writes_the_same_fields() {
     let daemon = Setup::listening(&lab)
         .option("--allow-client", "10.77.1.0/24")
         .option("--allow-destination", "10.77.2.0/24")
+        .config(
+            &lab,
+            &format!(
+                "[[access_log]]\n[[access_log]]\nto = \"{}\"\nformat = '{CODES}'\n",
+                path("our.codes")
+            ),
+        )
         .start();
     let theirs = Client::new(&lab.client, SocketAddr::new(Family::V4.proxy().ip(), 3129));
     wait_for("squid listens", PATIENCE, || {
@@ -342,9 +356,9 @@ fn a_real_squid_writes_the_same_fields() {
     for client in [theirs, client(&lab)] {
         // Squid's reply differs in nothing that a client may rely on.
         let mut stream = client.open();
-        stream
-            .write_all(connect_head("origin.test:443").as_bytes())
-            .unwrap();
+        let agent = "User-Agent: a \"b\" [c] %d\\e\r\n\r\n";
+        let head = connect_head("origin.test:443").replace("\r\n\r\n", "\r\n");
+        stream.write_all((head + agent).as_bytes()).unwrap();
         assert_eq!(Reply::read_head(&mut stream).unwrap().len(), 39);
         let mut server = origin.accept();
         stream.write_all(&Payload::new(1).bytes(702)).unwrap();
@@ -389,6 +403,14 @@ fn a_real_squid_writes_the_same_fields() {
         (our.tag, our.method, our.url, our.user, our.hier),
         (their.tag, their.method, their.url, their.user, their.hier)
     );
+
+    let codes = |name: &str| {
+        let text = fs::read_to_string(path(name)).unwrap();
+        let line = text.lines().find(|line| line.contains("TCP_TUNNEL"));
+        line.unwrap_or_else(|| panic!("no tunnel in {text}"))
+            .to_owned()
+    };
+    assert_eq!(codes("our.codes"), codes("squid.codes"));
 
     // Squid 6 renamed TAG_NONE to NONE_NONE.
     let (our, their) = (entry(&daemon, "error:invalid"), theirs("error:invalid"));

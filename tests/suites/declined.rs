@@ -68,7 +68,7 @@ impl Running {
         let cancel = CancellationToken::new();
         let (relay, token) = (relay.clone(), cancel.clone());
         let task = tokio::spawn(async move {
-            let traffic = Arc::new(Traffic::default());
+            let traffic = Arc::new(Traffic::new(std::time::Instant::now()));
             let order = Order {
                 engine: EngineChoice::Sockmap,
                 limits,

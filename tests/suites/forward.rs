@@ -197,7 +197,8 @@ fn connections_are_used_again() {
         origin_end.write_all(HI).unwrap();
         assert_eq!(read_reply(&mut first).body, b"hi");
     }
-    // Of another client, too.
+    // Of another client, too, once nobody uses it any more, which is when the request is logged.
+    daemon.wait_access_lines(2);
     let mut second = client(&lab).open();
     second.write_all(get(&origin, "/3", "").as_bytes()).unwrap();
     assert!(read_head(&mut origin_end).starts_with("GET /3 "));

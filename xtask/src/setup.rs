@@ -47,7 +47,7 @@ const INSTALL: &str = include_str!("setup/install.sh");
 
 /// Programs that the end-to-end suites run, as a command that succeeds when they are here, and the
 /// Debian package of each.
-const PROGRAMS: [(&str, &[&str], &str); 18] = [
+const PROGRAMS: [(&str, &[&str], &str); 19] = [
     ("busybox", &["true"], "busybox-static"),
     ("cpio", &["--version"], "cpio"),
     ("curl", &["--version"], "curl"),
@@ -55,6 +55,7 @@ const PROGRAMS: [(&str, &[&str], &str); 18] = [
     ("git", &["--version"], "git"),
     ("haproxy", &["-v"], "haproxy"),
     ("ip", &["-Version"], "iproute2"),
+    ("logrotate", &["--version"], "logrotate"),
     ("nginx", &["-v"], "nginx-light"),
     ("openssl", &["version"], "openssl"),
     ("python3", &["--version"], "python3"),

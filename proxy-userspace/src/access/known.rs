@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{Cause, NO_NAME, Permit, Refused};
@@ -46,6 +47,8 @@ pub struct Known {
     pub(super) reverse_name: Option<String>,
     /// The way to the target, as far as it is known by what is known.
     pub(super) way: Option<Way>,
+    /// How long addresses were looked for, if they were.
+    pub(super) resolving: Option<Duration>,
 }
 
 /// The ways of a route.
@@ -58,6 +61,11 @@ pub(super) struct Way {
 }
 
 impl Known {
+    /// How long addresses were looked for, if they were.
+    pub fn resolving(&self) -> Option<Duration> {
+        self.resolving
+    }
+
     /// The way that was judged has failed: whether there is another one.
     pub fn next_hop(&mut self) -> bool {
         self.way.as_mut().is_some_and(|way| {

@@ -3,128 +3,52 @@
 //! Byte for byte what Squid's `FormatSquidNative.cc` prints:
 //! `time elapsed client tag/status bytes method URL user hierarchy/peer type`.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    net::IpAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt::Write as _, time::UNIX_EPOCH};
 
-use crate::{parent::Hierarchy, percent::encode};
+use super::Record;
+use crate::percent::encode;
 
-/// How a transaction went, in Squid's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tag {
-    /// A tunnel, or the attempt to make one.
-    TcpTunnel,
-    /// A request that was forwarded, or the attempt to.
-    TcpMiss,
-    /// The same, and the client did not wait for all of the response.
-    TcpMissAborted,
-    /// The policy said no.
-    TcpDenied,
-    /// It never became a request.
-    None,
-}
-
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TcpTunnel => "TCP_TUNNEL",
-            Self::TcpMiss => "TCP_MISS",
-            Self::TcpMissAborted => "TCP_MISS_ABORTED",
-            Self::TcpDenied => "TCP_DENIED",
-            Self::None => "NONE_NONE",
-        })
-    }
-}
-
-/// What a line says.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// When the transaction ended.
-    pub ended: SystemTime,
-    /// From the complete request head to the end.
-    pub elapsed: Duration,
-    /// Who asked.
-    pub client: IpAddr,
-    /// The authenticated user.
-    pub user: Option<String>,
-    /// How it went.
-    pub tag: Tag,
-    /// The status sent to the client; 0 if none was.
-    pub status: u16,
-    /// Bytes sent to the client, reply head included.
-    pub bytes: u64,
-    /// The request's method; `NONE` if none was recognised.
-    pub method: String,
-    /// What was asked for: `host:port`, a URL, or `error:` with a reason.
-    pub url: String,
-    /// The address that was connected to, or last tried.
-    pub peer: Option<IpAddr>,
-    /// How that was chosen.
-    pub hierarchy: Hierarchy,
-    /// The type of the response, if there was one.
-    pub content_type: Option<Cow<'static, str>>,
-}
-
-impl fmt::Display for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = self.ended.duration_since(UNIX_EPOCH).unwrap_or_default();
-        write!(
-            f,
-            "{:9}.{:03} {:6} {} {}/{:03} {} {} {} {} ",
-            time.as_secs(),
-            time.subsec_millis(),
-            self.elapsed.as_millis(),
-            self.client,
-            self.tag,
-            self.status,
-            self.bytes,
-            self.method,
-            self.url,
-            self.user
-                .as_deref()
-                .map_or("-".into(), |user| encode(user, is_safe)),
-        )?;
-        match self.peer {
-            Some(peer) => write!(f, "{}/{peer}", self.hierarchy)?,
-            None => f.write_str("HIER_NONE/-")?,
-        }
-        write!(f, " {}", self.content_type.as_deref().unwrap_or("-"))
-    }
+/// The record's line.
+pub(super) fn line(record: &Record<'_>) -> String {
+    let time = record.time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut line = format!(
+        "{:9}.{:03} {:6} {} {}/{:03} {} {} {} {} ",
+        time.as_secs(),
+        time.subsec_millis(),
+        record.elapsed.as_millis(),
+        record.client.ip(),
+        record.tag,
+        record.status,
+        record.sent,
+        record.method,
+        record.url,
+        record.user.map_or("-".into(), |user| encode(user, is_safe)),
+    );
+    // A String takes everything.
+    let _ = match record.peer {
+        Some(peer) => write!(line, "{}/{peer}", record.hierarchy),
+        None => write!(line, "HIER_NONE/-"),
+    };
+    let content_type = record.content_type.as_deref();
+    let _ = write!(line, " {}", content_type.unwrap_or("-"));
+    line
 }
 
 /// What Squid's `rfc1738_escape` leaves as it is: what is safe in a URL, and does not break the line.
-fn is_safe(byte: u8) -> bool {
+pub(super) fn is_safe(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"<>\"#%{}|\\^~[]`'".contains(&byte)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn record() -> Record {
-        Record {
-            ended: UNIX_EPOCH + Duration::from_millis(1_544_160_065_248),
-            elapsed: Duration::from_millis(228),
-            client: [172, 30, 109, 89].into(),
-            user: None,
-            tag: Tag::TcpTunnel,
-            status: 200,
-            bytes: 87_633,
-            method: "CONNECT".to_owned(),
-            url: "en.wikipedia.org:443".to_owned(),
-            peer: Some([91, 198, 174, 192].into()),
-            hierarchy: Hierarchy::Direct,
-            content_type: None,
-        }
-    }
+    use super::{super::Tag, super::record::example, *};
 
     #[test]
     fn a_tunnel_reads_as_squid_writes_it() {
         assert_eq!(
-            record().to_string(),
+            line(&example()),
             "1544160065.248    228 172.30.109.89 TCP_TUNNEL/200 87633 CONNECT \
              en.wikipedia.org:443 - HIER_DIRECT/91.198.174.192 -"
         );
@@ -135,15 +59,14 @@ mod tests {
         let record = Record {
             tag: Tag::TcpDenied,
             status: 403,
-            bytes: 300,
+            sent: 300,
             elapsed: Duration::ZERO,
             peer: None,
-            hierarchy: Hierarchy::Direct,
             content_type: Some("text/plain".into()),
-            ..record()
+            ..example()
         };
         assert_eq!(
-            record.to_string(),
+            line(&record),
             "1544160065.248      0 172.30.109.89 TCP_DENIED/403 300 CONNECT \
              en.wikipedia.org:443 - HIER_NONE/- text/plain"
         );
@@ -157,10 +80,10 @@ mod tests {
             ("\u{e4}\n", "%C3%A4%0A"),
         ] {
             let record = Record {
-                user: Some(user.to_owned()),
-                ..record()
+                user: Some(user),
+                ..example()
             };
-            let line = record.to_string();
+            let line = line(&record);
             assert_eq!(line.split(' ').rev().nth(2), Some(field), "{line}");
         }
     }
@@ -168,21 +91,19 @@ mod tests {
     #[test]
     fn what_never_became_a_request_has_status_000() {
         let record = Record {
-            ended: UNIX_EPOCH + Duration::from_millis(5),
+            time: UNIX_EPOCH + Duration::from_millis(5),
             elapsed: Duration::from_millis(1_234_567),
-            client: "2001:db8::1".parse().unwrap(),
-            user: None,
+            client: "[2001:db8::1]:1".parse().unwrap(),
             tag: Tag::None,
             status: 0,
-            bytes: 0,
-            method: "NONE".to_owned(),
-            url: "error:transaction-end-before-headers".to_owned(),
+            sent: 0,
+            method: "NONE",
+            url: "error:transaction-end-before-headers".into(),
             peer: None,
-            hierarchy: Hierarchy::Direct,
-            content_type: None,
+            ..example()
         };
         assert_eq!(
-            record.to_string(),
+            line(&record),
             "        0.005 1234567 2001:db8::1 NONE_NONE/000 0 NONE \
              error:transaction-end-before-headers - HIER_NONE/- -"
         );

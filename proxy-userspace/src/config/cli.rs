@@ -32,7 +32,8 @@ leads to public addresses, port 443. Rules, users, timeouts and limits are set i
 the file. Where an option and the file differ the option decides; a list
 replaces the file's list.
 
-The access log has one line a transaction in Squid's native format. SIGHUP reads
+The access log has one line a transaction, in Squid's native format unless the
+file has logs in other formats. SIGHUP reads
 the configuration again and opens the log again; SIGUSR1 only opens the log.
 Diagnostics go to standard error; the environment variable RUST_LOG sets their
 level (error, warn, info, debug). SIGTERM, SIGINT and SIGQUIT reset what is open
@@ -87,10 +88,11 @@ pub struct Settings {
     #[arg(long, value_name = "PORT|LO-HI", conflicts_with = "squid_conf")]
     pub allow_port: Vec<PortRange>,
 
-    /// Append the access log to this file, or print it with '-' [default: -, or what squid.conf says]
+    /// Where the access log goes, in Squid's format: a path, '-' for standard output,
+    /// syslog:FACILITY.SEVERITY or udp://HOST:PORT [default: -, or what the file says]
     #[arg(
         long,
-        value_name = "PATH|-",
+        value_name = "TARGET",
         env = "UNDERPASS_ACCESS_LOG",
         hide_env_values = true
     )]

@@ -1,10 +1,13 @@
 //! `underpass.toml` as it is written. Unknown keys are errors, with their place and a suggestion.
 
+#[macro_use]
+mod conditions;
 mod dns;
 mod http;
 mod listen;
 mod lists;
 mod located;
+mod log;
 mod parent;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -12,16 +15,17 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(in crate::config) use self::conditions::Conditions;
 pub use self::{
     dns::Dns,
     http::{ForwardedFor, Http},
     listen::{ClientCertificate, Listen, ListenTable, ListenTls},
     located::Located,
+    log::{AccessLog, AccessLogs, Only},
     parent::{Balance, Parent},
 };
 use super::values::{
-    Chance, Dscp, HostPattern, Item, LogTarget, MarkText, Network, Pattern, Rate, Size, Span, Text,
-    Word,
+    Chance, Dscp, HostPattern, Item, MarkText, Network, Pattern, Rate, Size, Span, Text, Word,
 };
 use crate::{
     net::announce::ProxyProtocol,
@@ -67,9 +71,10 @@ pub struct File {
         deserialize_with = "lists::some_ports"
     )]
     pub allow_port: Option<Vec<PortRange>>,
-    /// Where the access log goes [default: standard output].
+    /// Where the access log goes: one place, in Squid's format, or tables that say more; with an empty list there is none
+    /// [default: standard output].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub access_log: Option<Text<LogTarget>>,
+    pub access_log: Option<AccessLogs>,
     /// Accept an HTTP/1.1 request without `Host`.
     #[serde(skip_serializing_if = "is_default")]
     pub relaxed: bool,
@@ -255,120 +260,6 @@ fn default_realm() -> String {
 
 fn default_ttl() -> Span {
     Span(Duration::from_secs(5 * 60))
-}
-
-/// Makes a struct of some fields and of all conditions.
-macro_rules! with_conditions {
-    (
-        $(#[$meta:meta])*
-        pub struct $name:ident { $($(#[$field_meta:meta])* pub $field:ident: $kind:ty,)* }
-    ) => {
-        $(#[$meta])*
-        #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-        #[serde(deny_unknown_fields, default)]
-        pub struct $name {
-            $($(#[$field_meta])* pub $field: $kind,)*
-            /// Names of matches that must hold too, before the other conditions; `!` negates.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub when: Vec<Text<Word>>,
-            /// The client's address.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub client: Networks,
-            /// The listener that was connected to, by name or address.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub listener: Vec<Text<Word>>,
-            /// The method, such as CONNECT.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub method: Vec<Text<Word>>,
-            /// The port that is asked for.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub port: Vec<PortRange>,
-            /// The host that is asked for.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub host: Vec<Text<Item<HostPattern>>>,
-            /// The same, by pattern.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub host_regex: Vec<Text<Item<Pattern>>>,
-            /// The name in the client's TLS ClientHello (SNI), which only rules may ask for: the client is
-            /// then told that its tunnel is open before it is connected, and whatever fails is a reset.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub sni: Vec<Text<Item<HostPattern>>>,
-            /// The whole target: `host:port`, or a URL.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub url_regex: Vec<Text<Item<Pattern>>>,
-            /// The target behind the host; a tunnel has none.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub path_regex: Vec<Text<Item<Pattern>>>,
-            /// The scheme of the URL; a tunnel has none.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub scheme: Vec<Text<Word>>,
-            /// When.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub time: Vec<Text<Window>>,
-            /// The client has more connections open than this.
-            #[serde(skip_serializing_if = "Option::is_none")]
-            pub connections_above: Option<u32>,
-            /// This share of all requests, by chance.
-            #[serde(skip_serializing_if = "Option::is_none")]
-            pub chance: Option<Chance>,
-            /// The firewall's mark of the client's connection (`net.ipv4.tcp_fwmark_accept`).
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub mark: Vec<Text<MarkText>>,
-            /// The authenticated user; `*` is any.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub user: Vec<Text<Item<Word>>>,
-            /// The same, by pattern.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub user_regex: Vec<Text<Item<Pattern>>>,
-            /// A name in the client's certificate (its DNS names, URIs, e-mail addresses, and common name), of a
-            /// listener with `tls.client_ca`; `*` is any certificate.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub certificate: Vec<Text<Item<Word>>>,
-            /// The address that is connected to.
-            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
-            pub destination: Networks,
-        }
-
-        impl $name {
-            /// The conditions among the fields.
-            pub(super) fn conditions(&self) -> Conditions<'_> {
-                let Self {
-                    when, client, listener, method, port, host, host_regex, sni, url_regex,
-                    path_regex, scheme, time, connections_above, chance, mark, user, user_regex,
-                    certificate, destination, ..
-                } = self;
-                Conditions {
-                    when, client, listener, method, port, host, host_regex, sni, url_regex,
-                    path_regex, scheme, time, connections_above: *connections_above,
-                    chance: *chance, mark, user, user_regex, certificate, destination,
-                }
-            }
-        }
-    };
-}
-
-/// The conditions of a rule or a match.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Conditions<'a> {
-    pub(super) when: &'a [Text<Word>],
-    pub(super) client: &'a [Text<Item<Network>>],
-    pub(super) listener: &'a [Text<Word>],
-    pub(super) method: &'a [Text<Word>],
-    pub(super) port: &'a [PortRange],
-    pub(super) host: &'a [Text<Item<HostPattern>>],
-    pub(super) host_regex: &'a [Text<Item<Pattern>>],
-    pub(super) sni: &'a [Text<Item<HostPattern>>],
-    pub(super) url_regex: &'a [Text<Item<Pattern>>],
-    pub(super) path_regex: &'a [Text<Item<Pattern>>],
-    pub(super) scheme: &'a [Text<Word>],
-    pub(super) time: &'a [Text<Window>],
-    pub(super) connections_above: Option<u32>,
-    pub(super) chance: Option<Chance>,
-    pub(super) mark: &'a [Text<MarkText>],
-    pub(super) user: &'a [Text<Item<Word>>],
-    pub(super) user_regex: &'a [Text<Item<Pattern>>],
-    pub(super) certificate: &'a [Text<Item<Word>>],
-    pub(super) destination: &'a [Text<Item<Network>>],
 }
 
 with_conditions! {

@@ -1,6 +1,7 @@
 //! What a configuration says of requests and tunnels: all that can change while the process runs.
 
 mod fronts;
+mod logs;
 mod routes;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 
 use self::fronts::Front;
-pub use self::routes::ParentEntry;
+pub use self::{logs::LogEntry, routes::ParentEntry};
 use super::{
     ConfigError,
     compile::{Compiler, place_of},
@@ -81,6 +82,8 @@ pub struct Live {
     fronts: Vec<Front>,
     /// The listeners that it has.
     listeners: Vec<SocketAddr>,
+    /// Where transactions are written down.
+    pub logs: Vec<LogEntry>,
     /// Which way requests go.
     pub routes: Conditional<Route>,
     /// How to connect.
@@ -159,6 +162,7 @@ impl Live {
         let fronts = fronts::fronts(file, &mut compiler, path, sources)?;
         let outgoing = outgoing(file, &mut compiler)?;
         let shapes = shapes(file, &mut compiler, &buckets)?;
+        let logs = logs::logs(file, &mut compiler)?;
         let names = rules.iter().map(|rule| rule.name.as_str());
         let grants = file
             .rule
@@ -176,9 +180,11 @@ impl Live {
             outgoing
                 .iter()
                 .map(|(terms, _)| terms)
-                .chain(shapes.iter().map(|(terms, _)| terms))
-                .chain(routes.iter().map(|(terms, _)| terms))
-                .chain(parents.iter().map(|entry| &entry.terms))
+                .map(Vec::as_slice)
+                .chain(shapes.iter().map(|(terms, _)| terms.as_slice()))
+                .chain(routes.iter().map(|(terms, _)| terms.as_slice()))
+                .chain(parents.iter().map(|entry| entry.terms.as_slice()))
+                .chain(logs.iter().map(LogEntry::terms))
         };
         let mentions = |is_kind: fn(&Test) -> bool| {
             policy.mentions(is_kind) || extra().flatten().any(|term| term.mentions(is_kind))
@@ -192,11 +198,7 @@ impl Live {
         Ok(Self {
             policy,
             grants,
-            strictness: if file.relaxed {
-                Strictness::Relaxed
-            } else {
-                Strictness::Strict
-            },
+            strictness: strictness(file),
             head_timeout: file.timeouts.head.0,
             connect_timeout: file.timeouts.connect.0,
             attempt_timeout: file.timeouts.connect_attempt.0,
@@ -229,6 +231,7 @@ impl Live {
             http: file.http.clone(),
             fronts,
             listeners: file.listen.iter().flatten().map(Listen::address).collect(),
+            logs,
             routes,
             outgoing,
             shapes,
@@ -306,6 +309,13 @@ impl Live {
         lifetime.or(self.lifetime)
     }
 
+    /// The name of a rule.
+    #[must_use]
+    pub fn rule_name(&self, rule: Option<usize>) -> Option<&str> {
+        let rule = self.policy.rules().get(rule?)?;
+        Some(&rule.name)
+    }
+
     /// What a rule gives.
     #[must_use]
     pub fn grant(&self, rule: Option<usize>) -> Option<&Grant> {
@@ -351,6 +361,14 @@ fn quotas(limits: &file::Limits) -> Quotas {
         all: limits.tunnels.map(|limit| limit.min(MAX_TUNNELS)),
         per_client: limits.tunnels_per_client,
         per_user: limits.tunnels_per_user,
+    }
+}
+
+fn strictness(file: &File) -> Strictness {
+    if file.relaxed {
+        Strictness::Relaxed
+    } else {
+        Strictness::Strict
     }
 }
 

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::{
     ConfigError,
     compile::place_of,
-    file::{File, Included, Listen, Located, Match, Rule},
+    file::{AccessLogs, File, Included, Listen, Located, Match, Rule},
 };
 use crate::policy::Place;
 
@@ -39,6 +39,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
     let mut file: File = deserialize(text, path)?;
     let lines = Lines::new(text, path);
     lines.place_all(&mut file.matches, &mut file.rule);
+    if let Some(AccessLogs::Several(logs)) = &mut file.access_log {
+        for entry in logs {
+            lines.place(entry);
+        }
+    }
     file.outgoing
         .iter_mut()
         .for_each(|entry| lines.place(entry));

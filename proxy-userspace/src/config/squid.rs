@@ -9,6 +9,7 @@ mod acls;
 mod directives;
 mod fields;
 mod lexer;
+mod logs;
 mod names;
 mod peers;
 mod pools;
@@ -23,7 +24,7 @@ use std::{
     sync::Arc,
 };
 
-pub use self::settings::DEFAULT_ACCESS_LOG;
+pub use self::logs::DEFAULT_ACCESS_LOG;
 use self::{
     acls::Acls,
     directives::{Directive, Fate},

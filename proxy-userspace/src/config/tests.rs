@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     http::Strictness,
+    lines::Destination,
     policy::{Guard, NetworkSet, Policy},
     relay::{rules::EngineRules, selection::EngineChoice},
 };
@@ -29,6 +30,13 @@ fn error(text: &str) -> String {
     config(&[], text).unwrap_err().to_string()
 }
 
+fn destinations(live: &Live) -> Vec<Destination> {
+    live.logs
+        .iter()
+        .map(|log| log.destination.clone())
+        .collect()
+}
+
 #[test]
 fn the_defaults_are_safe() {
     let config = config(&[], "").unwrap();
@@ -40,7 +48,7 @@ fn the_defaults_are_safe() {
     assert!(live.policy.guard().clients.is_loopback_only());
     assert_eq!(live.strictness, Strictness::Strict);
     assert_eq!(live.engines, EngineRules::default());
-    assert_eq!(config.access_log, Destination::Stdout);
+    assert_eq!(destinations(&live), [Destination::Stdout]);
     assert!(config.watch && !live.enforce_on_live);
 }
 
@@ -71,9 +79,54 @@ fn the_command_line_wins_setting_by_setting() {
     assert_eq!(live.strictness, Strictness::Relaxed);
     assert_eq!(live.limits.idle.as_secs(), 3600);
     assert_eq!(
-        config.access_log,
-        Destination::File("/var/log/underpass.log".into())
+        destinations(&live),
+        [Destination::File("/var/log/underpass.log".into())]
     );
+}
+
+#[test]
+fn logs_have_their_format_and_their_requests() {
+    let text = r#"
+        [[access_log]]
+        [[access_log]]
+        to = "udp://192.0.2.1:514"
+        format = "%ts %{X-A}>h"
+        client = ["10.0.0.0/8"]
+        only = "refused"
+        start = true
+        interval = "1m"
+        [[access_log]]
+        to = "syslog:daemon.info"
+        format = "json"
+    "#;
+    let live = config(&["--listen", "127.0.0.1:1"], text).unwrap().live;
+    let formats: Vec<_> = live.logs.iter().map(|log| log.format.to_string()).collect();
+    assert_eq!(formats, ["squid", "%ts %{X-A}>h", "json"]);
+    assert_eq!(destinations(&live)[0], Destination::Stdout);
+    assert!(config(&[], "access_log = []").unwrap().live.logs.is_empty());
+    let replaced = config(&["--access-log", "/x"], text).unwrap().live;
+    assert_eq!(destinations(&replaced), [Destination::File("/x".into())]);
+    for (text, part) in [
+        (
+            "format = \"nonsense\"",
+            "test.toml:2:10: there is no log format",
+        ),
+        (
+            "format = \"%nonsense\"",
+            "test.toml:2:10: the code at '%nonsense",
+        ),
+        (
+            "interval = \"1ms\"",
+            "test.toml:1: an interval is one second",
+        ),
+        ("to = \"udp://x\"", "has no port"),
+        ("sni = [\"a.test\"]", "only rules can ask for `sni`"),
+        ("when = [\"nobody\"]", "nobody"),
+        ("formats = \"squid\"", "did you mean"),
+    ] {
+        let error = error(&format!("[[access_log]]\n{text}"));
+        assert!(error.contains(part), "{text}: {error}");
+    }
 }
 
 #[test]

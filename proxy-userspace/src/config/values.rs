@@ -319,30 +319,14 @@ impl Describe for IpAddr {
     const DESCRIPTION: &'static str = "an IP address";
 }
 
-/// Where a log goes: a path, or `-` for standard output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogTarget(pub Destination);
-
-impl FromStr for LogTarget {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
+impl Describe for Destination {
+    const DESCRIPTION: &'static str =
+        "a path, \"-\" for standard output, \"syslog:facility.severity\" or \"udp://host:port\"";
 }
 
-impl fmt::Display for LogTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Destination::Stdout => f.write_str("-"),
-            Destination::Stderr => f.write_str("/dev/stderr"),
-            Destination::File(path) => path.display().fmt(f),
-        }
-    }
-}
-
-impl Describe for LogTarget {
-    const DESCRIPTION: &'static str = "a path, or \"-\" for standard output";
+impl Describe for crate::access_log::Format {
+    const DESCRIPTION: &'static str = "squid, common, combined, referrer, useragent, json, envoy, or a format in the language of \
+        Squid's logformat such as \"%ts %>a %ru\"";
 }
 
 /// A number of bytes in a second.

@@ -158,6 +158,7 @@ impl<M: Mover> Tunnel<'_, M> {
             let half_closed = self.up.finished || self.down.finished;
             if half_closed {
                 silence.half_close();
+                self.note_finished();
             }
             let (client, upstream) = (self.client, self.upstream);
             let ended = select! {
@@ -175,6 +176,7 @@ impl<M: Mover> Tunnel<'_, M> {
             match ended {
                 Some(Ok(Turn::Leaves)) => return Parting::Leaves,
                 Some(Ok(Turn::Finished)) if self.up.finished && self.down.finished => {
+                    self.note_finished();
                     return Parting::Ended(Ending::Closed);
                 }
                 Some(Ok(Turn::Finished)) => {}
@@ -188,6 +190,15 @@ impl<M: Mover> Tunnel<'_, M> {
                 }
             }
         }
+    }
+
+    fn note_finished(&self) {
+        let side = if self.up.finished {
+            Side::Client
+        } else {
+            Side::Upstream
+        };
+        self.traffic.note_finished(side);
     }
 
     /// Ready when a direction finishes that had not, when one breaks, or when the tunnel leaves.
@@ -448,6 +459,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipe_with_much_to_move_gives_the_other_direction_its_turn() {
-        takes_turns(&mut Splice::new(1).unwrap().mover(Vec::new(), Manner::Always)).await;
+        let traffic = std::sync::Arc::new(Traffic::new(std::time::Instant::now()));
+        let splice = Splice::new(1).unwrap();
+        takes_turns(&mut splice.mover(Vec::new(), Manner::Always, &traffic)).await;
     }
 }

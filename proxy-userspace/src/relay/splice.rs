@@ -20,7 +20,7 @@ use tokio::{io::Interest, net::TcpStream};
 
 use self::pipes::{Lease, Pipes, try_out};
 use super::{
-    EngineKind, Pair, Terms,
+    EngineKind, Pair, Terms, Traffic,
     copy::Buffer,
     duplex::{self, Failed, Mover, Parting, Reading},
     evidence::Evidence,
@@ -73,8 +73,8 @@ impl Splice {
         evidence: Option<Evidence>,
         terms: &Terms<'_>,
     ) -> Ran {
-        let mut up = self.mover(pair.upstream.take_owed(), manner);
-        let mut down = self.mover(pair.client.take_owed(), manner);
+        let mut up = self.mover(pair.upstream.take_owed(), manner, terms.traffic);
+        let mut down = self.mover(pair.client.take_owed(), manner, terms.traffic);
         let movers = [&mut up, &mut down];
         let parting = duplex::run(pair, movers, evidence, terms).await;
         let piped = manner == Manner::Always || up.moved + down.moved > 0;
@@ -90,9 +90,10 @@ impl Splice {
     }
 
     /// A direction with bytes that are to go ahead of all others.
-    pub(super) fn mover(&self, owed: Vec<u8>, manner: Manner) -> Piped {
+    pub(super) fn mover(&self, owed: Vec<u8>, manner: Manner, traffic: &Arc<Traffic>) -> Piped {
         Piped {
             pipes: Arc::clone(&self.pipes),
+            traffic: Arc::clone(traffic),
             manner,
             pipe: None,
             held: 0,
@@ -106,6 +107,8 @@ impl Splice {
 /// One direction's bytes on their way through a pipe.
 pub(super) struct Piped {
     pipes: Arc<Pipes>,
+    /// Told of the first byte that goes through one.
+    traffic: Arc<Traffic>,
     manner: Manner,
     pipe: Option<Lease>,
     /// Bytes in the pipe.
@@ -182,6 +185,9 @@ impl Mover for Piped {
             Ok(0) => Ok(Reading::EndOfFile),
             Ok(n) => {
                 self.held = n;
+                if self.moved == 0 {
+                    self.traffic.note_engine(EngineKind::Splice);
+                }
                 self.moved += n as u64;
                 if n < PIPE_UNTIL_BYTES {
                     self.buffer.shrink();

@@ -34,6 +34,7 @@ use crate::{
     limits::LATE_BODY_TIMEOUT,
     net::wire::Wire,
     pool::{Line, Piece, Upload},
+    relay::Traffic,
     shaping::{Shaper, pass},
 };
 
@@ -53,6 +54,8 @@ pub(super) struct Exchange<'a> {
     pub(super) idle: Duration,
     /// As a whole.
     pub(super) lifetime: Option<Duration>,
+    /// Its counters.
+    pub(super) traffic: &'a Traffic,
     /// How it is told to end.
     pub(super) cancel: &'a CancellationToken,
 }
@@ -217,6 +220,7 @@ impl Exchange<'_> {
                 continue;
             }
             pass(buckets, data.len()).await;
+            self.traffic.add_to_upstream(data.len() as u64);
             if pieces.send(Piece::Data(data.freeze())).await.is_err() {
                 // It is not wanted; the response says why.
                 return pending().await;

@@ -22,14 +22,12 @@ use super::{
     Joint, Session, Visit,
     exchange::{Broken, End, Exchange, Told, switching},
     hello::{Start, join},
-    loggable,
     reach::{Failure, Joined},
-    reply::Entry,
     upstream::{Purpose, Way, whose},
 };
 use crate::{
     access::{self, Claim, Known},
-    access_log::Tag,
+    access_log::{Event, Record, Tag},
     config::file::ForwardedFor,
     http::{Framing, PlainRequest, ProxyError, Refusal},
     limits::LINGER_TIMEOUT,
@@ -37,7 +35,7 @@ use crate::{
     parent::{Hop, Link},
     policy::ServerName,
     pool::{Line, Whose},
-    registry::{Plain, Tunnel},
+    registry::{Plain, Tunnel, loggable},
 };
 
 /// What we serve, for a client that asks us and nobody behind us.
@@ -93,19 +91,17 @@ impl Session {
             via,
         } = forward;
         let url = request.target.to_string();
-        let entry = || Entry {
+        let entry = || Record {
             tag: Tag::TcpMiss,
             method: request.method.as_str(),
-            url: loggable(&url).to_owned(),
-            ..Entry::default()
+            url: loggable(&url).into(),
+            target: Some(&request.target.authority),
+            ..self.record()
         };
         let room = match self.room() {
             Ok(room) => room,
             Err(turned_away) => {
-                if let Some((tag, refusal)) = turned_away {
-                    let entry = Entry { tag, ..entry() };
-                    self.refuse(visit.wire, refusal, entry).await;
-                }
+                self.turn_away(visit.wire, turned_away, entry()).await;
                 return After::Over;
             }
         };
@@ -151,7 +147,6 @@ impl Session {
                 request: &request,
                 asked,
                 via: via.as_deref(),
-                entry: entry(),
             };
             match passing.pass_on(&mut visit, joined).await {
                 Passed::Again => reuse = false,
@@ -225,7 +220,7 @@ impl Session {
         asked: access::Request<'_>,
         room: &Arc<OwnedSemaphorePermit>,
         via: Option<&str>,
-        entry: Entry<'_>,
+        entry: Record<'_>,
     ) {
         let live = self.live();
         let deadline = access::deadline(live.connect_timeout);
@@ -251,10 +246,10 @@ impl Session {
             wire.finish().await
         };
         let _ = timeout(LINGER_TIMEOUT, tell).await;
-        self.log(Entry {
+        self.log(Record {
             tag: Tag::None,
             status: 200,
-            bytes: reply.len() as u64,
+            sent: reply.len() as u64,
             content_type: content_type.map(Into::into),
             ..entry
         });
@@ -291,7 +286,6 @@ struct Passing<'a> {
     request: &'a PlainRequest,
     asked: access::Request<'a>,
     via: Option<&'a str>,
-    entry: Entry<'a>,
 }
 
 impl Passing<'_> {
@@ -331,6 +325,7 @@ impl Passing<'_> {
             shaper: joined.shaper.as_deref(),
             idle: live.limits(rule).idle,
             lifetime: live.lifetime(rule),
+            traffic: &tunnel.traffic,
             cancel: tunnel.stop.token(),
         };
         let (told, result) = exchange.run(&mut visit.received, &mut line, head).await;
@@ -381,6 +376,7 @@ impl Passing<'_> {
                 return Passed::Not(Failure::Limit {
                     refusal: Refusal::new(ProxyError::HttpRequestError, error.to_string()),
                     user: tunnel.user.clone(),
+                    rule: tunnel.rule.clone(),
                 });
             }
             Broken::Stalled | Broken::TooLong => {
@@ -408,21 +404,18 @@ impl Passing<'_> {
                     .with_next_hop(&parent.name, None),
             },
             tried: Some(tunnel.upstream.ip()),
-            hierarchy: tunnel.hierarchy,
+            hop: joined.permit.hop.clone(),
             user: tunnel.user.clone(),
         })
     }
 
-    fn log(&self, tag: Tag, told: Told, bytes: u64, tunnel: &Tunnel) {
-        self.session.log(Entry {
+    fn log(&self, tag: Tag, told: Told, sent: u64, tunnel: &Tunnel) {
+        self.session.log(Record {
             tag,
             status: told.status,
-            bytes,
-            user: tunnel.user.as_deref(),
-            peer: Some(tunnel.upstream.ip()),
-            hierarchy: tunnel.hierarchy,
+            sent,
             content_type: told.content_type.map(Into::into),
-            ..self.entry.clone()
+            ..tunnel.record(Event::End)
         });
     }
 

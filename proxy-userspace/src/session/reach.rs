@@ -1,32 +1,28 @@
 //! From the request to the connected socket: the rules, the limits, the dialling.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use socket2::SockRef;
 use tokio::{select, sync::OwnedSemaphorePermit, time::Instant};
 use tracing::{debug, info};
 
 use super::{
-    Admission, Arrival, Joint, Session, TunnelRequest,
+    Admission, Arrival, Joint, Session, TunnelRequest, UNKNOWN,
     hello::{NoOpening, Start},
-    reply::Entry,
     upstream::{Purpose, Reached, Way},
 };
 use crate::{
     access::{self, Access, Claim, Known, Outcome, Permit, Refused},
-    access_log::Tag,
+    access_log::{Record, Tag},
     authority::Authority,
     client_hello::Opening,
     config::{Live, Quotas},
     http::{CONNECTION_ESTABLISHED, Refusal, Version},
     net::{listen::canonical, wire::Wire},
-    parent::{Hierarchy, Hop},
+    parent::Hop,
     policy::{self, ServerName},
     registry::{Applicant, Counted, Plain, Stop, Tunnel},
-    relay::{self, Pair},
+    relay::{self, Pair, Traffic},
     shaping::Shaper,
 };
 
@@ -46,7 +42,6 @@ impl Session {
             listener_name,
             ..
         } = &self.arrival;
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let mark = if self.live().needs_mark() {
             SockRef::from(stream).mark().unwrap_or_default()
         } else {
@@ -54,7 +49,7 @@ impl Session {
         };
         access::Request {
             client: client.ip(),
-            listener: stream.local_addr().map_or(unknown, canonical),
+            listener: stream.local_addr().map_or(UNKNOWN, canonical),
             listener_name,
             method: "CONNECT",
             scheme: None,
@@ -118,13 +113,12 @@ impl Session {
         let room = match self.room() {
             Ok(room) => room,
             Err(turned_away) => {
-                let (tag, refusal) = turned_away?;
-                let entry = Entry {
-                    tag,
-                    url,
-                    ..Entry::default()
+                let entry = Record {
+                    url: url.as_str().into(),
+                    target: Some(&target),
+                    ..self.record()
                 };
-                self.refuse(wire, refusal, entry).await;
+                self.turn_away(wire, turned_away, entry).await;
                 return None;
             }
         };
@@ -145,12 +139,13 @@ impl Session {
         let mut joined = match joined {
             Ok(joined) => joined,
             Err(failure) => {
-                let (status, bytes) = start.told();
-                let entry = Entry {
+                let (status, sent) = start.told();
+                let entry = Record {
                     status,
-                    bytes,
-                    url,
-                    ..Entry::default()
+                    sent,
+                    url: url.as_str().into(),
+                    target: Some(&target),
+                    ..self.record()
                 };
                 self.fail(wire, failure, entry).await;
                 return None;
@@ -189,7 +184,7 @@ impl Session {
         } = joined;
         let tunnel = Arc::new(Tunnel {
             id: self.arrival.id,
-            client: self.arrival.client.ip(),
+            client: self.arrival.client,
             listener: asked.listener,
             listener_name: Arc::clone(&self.arrival.listener_name),
             user: permit.user.clone(),
@@ -207,6 +202,14 @@ impl Session {
             dice: asked.dice,
             stop: Stop::new(&self.cancel),
             target: asked.target.clone(),
+            since: self.since,
+            head_bytes: self.head.bytes,
+            version: self.head.version,
+            fields: self.head.fields.clone(),
+            rule: self.live().rule_name(reached.rule).map(Into::into),
+            local: reached.local,
+            timings: self.timings(),
+            traffic: Arc::new(Traffic::new(self.since)),
             plain,
         });
         counted.enlist(Arc::clone(&tunnel));
@@ -235,9 +238,6 @@ impl Session {
             pair,
             limits: live.limits(rule),
             lifetime: live.lifetime(rule),
-            rule: rule
-                .and_then(|index| live.policy.rules().get(index))
-                .map(|rule| rule.name.as_str().into()),
             tunnel,
             counted,
             shaper,
@@ -260,6 +260,7 @@ impl Session {
         let mut known = Known::default();
         let access = self.access(live, room, deadline);
         let mut outcome = access.decide(&asked, &mut known, true).await;
+        self.note_time(|times| times.dns = known.resolving());
         let opening = match outcome {
             Ok(Outcome::NeedsServerName) => {
                 Some(self.opening(wire, start).await.map_err(|why| match why {
@@ -274,12 +275,14 @@ impl Session {
             deadline = access::deadline(live.connect_timeout);
             let access = self.access(live, room, deadline);
             outcome = access.decide(&asked, &mut known, true).await;
+            self.note_time(|times| times.dns = known.resolving());
         }
         let mut permit = permitted(outcome)?;
         self.note_would_deny(&permit, asked.url);
-        let limit = |permit: &Permit, refusal| Failure::Limit {
+        let limit = |permit: &Permit, refusal, rule| Failure::Limit {
             refusal,
             user: permit.user.clone(),
+            rule: live.rule_name(rule).map(Into::into),
         };
         // The limits of the first address's rule: all addresses of a host have the same one, or nearly.
         let first = permit
@@ -288,13 +291,16 @@ impl Session {
             .map_or(permit.rule, |first| first.rule);
         let mut counted = self
             .count(&permit, first)
-            .map_err(|refusal| limit(&permit, refusal))?;
+            .map_err(|refusal| limit(&permit, refusal, first))?;
+        let begun = Instant::now();
         let reached = loop {
             // The ways that are left have their share of the time.
             let ways = u32::try_from(known.hops().len()).unwrap_or(u32::MAX).max(1);
             let now = Instant::now();
             let until = now + deadline.saturating_duration_since(now) / ways;
-            let failed = match self.reach(&asked, purpose, &permit, room, until).await {
+            let reached = self.reach(&asked, purpose, &permit, room, until).await;
+            self.note_time(|times| times.connect = Some(begun.elapsed()));
+            let failed = match reached {
                 Ok(reached) => break reached,
                 Err(failed) => failed,
             };
@@ -302,7 +308,7 @@ impl Session {
                 return Err(Failure::Unreachable {
                     refusal: failed.refusal,
                     tried: failed.tried,
-                    hierarchy: permit.hop.hierarchy(),
+                    hop: permit.hop,
                     user: permit.user,
                 });
             }
@@ -313,13 +319,15 @@ impl Session {
                 failed.refusal.reason()
             );
             let access = self.access(live, room, deadline);
-            permit = permitted(access.decide(&asked, &mut known, true).await)?;
+            let outcome = access.decide(&asked, &mut known, true).await;
+            self.note_time(|times| times.dns = known.resolving());
+            permit = permitted(outcome)?;
         };
         if reached.rule != first {
             drop(counted);
             counted = self
                 .count(&permit, reached.rule)
-                .map_err(|refusal| limit(&permit, refusal))?;
+                .map_err(|refusal| limit(&permit, refusal, reached.rule))?;
         }
         let shaper = self.shaper(live, &asked, &permit, &reached);
         Ok(Joined {
@@ -410,12 +418,13 @@ pub(super) enum Failure {
     Limit {
         refusal: Refusal,
         user: Option<Arc<str>>,
+        rule: Option<Box<str>>,
     },
     /// It cannot be connected to.
     Unreachable {
         refusal: Refusal,
         tried: Option<IpAddr>,
-        hierarchy: Hierarchy,
+        hop: Hop,
         user: Option<Arc<str>>,
     },
 }
@@ -430,7 +439,7 @@ fn permitted(outcome: Result<Outcome, Refused>) -> Result<Permit, Failure> {
 }
 
 /// A number that nobody can foretell, for conditions on chance.
-fn dice(id: u64) -> u64 {
+pub(crate) fn dice(id: u64) -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
 
     RandomState::new().hash_one(id)

@@ -1,6 +1,6 @@
 //! What a client is told instead of getting its tunnel, and what the logs are told of either.
 
-use std::{borrow::Cow, net::IpAddr, time::SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use tokio::{
@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::{Arrival, Session, reach::Failure};
 use crate::{
     access::{Cause, Refused},
-    access_log::{Record, Tag},
+    access_log::{Event, Record, Tag},
     client_hello::Opening,
     http::{ProxyError, Refusal, Status},
     limits::{LINGER_MAX_BYTES, LINGER_TIMEOUT},
@@ -27,14 +27,19 @@ const TEXT_PLAIN: &str = "text/plain";
 
 impl Session {
     /// Tells the client why there is no tunnel.
-    pub(super) async fn fail(&self, wire: Wire, failure: Failure, entry: Entry<'_>) {
+    pub(super) async fn fail(&self, wire: Wire, failure: Failure, entry: Record<'_>) {
         match failure {
             Failure::Left => self.log(entry),
             Failure::Refused(refused) => self.deny(wire, &refused, entry).await,
-            Failure::Limit { refusal, user } => {
-                let entry = Entry {
+            Failure::Limit {
+                refusal,
+                user,
+                rule,
+            } => {
+                let entry = Record {
                     tag: Tag::TcpDenied,
                     user: user.as_deref(),
+                    rule: rule.as_deref(),
                     ..entry
                 };
                 self.refuse(wire, &refusal, entry).await;
@@ -42,12 +47,13 @@ impl Session {
             Failure::Unreachable {
                 refusal,
                 tried,
-                hierarchy,
+                hop,
                 user,
             } => {
-                let entry = Entry {
+                let entry = Record {
                     peer: tried,
-                    hierarchy,
+                    hierarchy: hop.hierarchy(),
+                    parent: hop.parent(),
                     user: user.as_deref(),
                     ..entry
                 };
@@ -56,10 +62,27 @@ impl Session {
         }
     }
 
+    /// Tells a client that is not served why, if it is to be told.
+    pub(super) async fn turn_away(
+        &self,
+        wire: Wire,
+        why: Option<(Tag, &Refusal)>,
+        entry: Record<'_>,
+    ) {
+        if let Some((tag, refusal)) = why {
+            let entry = Record {
+                tag,
+                rule: (tag == Tag::TcpDenied).then_some("allow_client"),
+                ..entry
+            };
+            self.refuse(wire, refusal, entry).await;
+        }
+    }
+
     /// Tells the client what the rules say, or what kept them from deciding.
-    pub(super) async fn deny(&self, wire: Wire, refused: &Refused, entry: Entry<'_>) {
+    pub(super) async fn deny(&self, wire: Wire, refused: &Refused, entry: Record<'_>) {
         let Arrival { id, client, .. } = &self.arrival;
-        debug!(id, %client, target = entry.url, by = ?refused.cause, "not permitted");
+        debug!(id, %client, target = &*entry.url, by = ?refused.cause, "not permitted");
         let is_decision = refused.cause != Cause::Failure
             || refused.refusal.error() == ProxyError::ProxyLoopDetected;
         let tag = if is_decision {
@@ -67,14 +90,18 @@ impl Session {
         } else {
             entry.tag
         };
-        let entry = Entry {
+        let entry = Record {
             tag,
             user: refused.user.as_deref(),
+            rule: refused.cause.rule(),
             ..entry
         };
         if refused.reset {
             wire.reset();
-            self.log(entry);
+            self.log(Record {
+                refusal: Some(&refused.refusal),
+                ..entry
+            });
             return;
         }
         let refusal = self.in_dialect(refused.refusal.clone());
@@ -94,14 +121,7 @@ impl Session {
     }
 
     /// The tunnel's record in the diagnostics: what the access log's format has no field for.
-    pub(super) fn report(
-        &self,
-        tunnel: &Tunnel,
-        rule: Option<&str>,
-        outcome: &Outcome,
-        up: u64,
-        down: u64,
-    ) {
+    pub(super) fn report(&self, tunnel: &Tunnel, outcome: &Outcome) {
         let Tunnel {
             id,
             target,
@@ -109,17 +129,14 @@ impl Session {
             parent,
             user,
             opening,
+            rule,
             ..
         } = tunnel;
+        let payload = tunnel.traffic.payload();
         let sni = opening.as_ref().and_then(Opening::name);
-        let detail = match &outcome.ending {
-            Ending::Integrity(what) | Ending::Failed(what) => {
-                warn!(id, %target, "the tunnel was reset: {what}");
-                Some(what.as_str())
-            }
-            Ending::Forbidden(why) => Some(why.as_str()),
-            _ => None,
-        };
+        if let Ending::Integrity(what) | Ending::Failed(what) = &outcome.ending {
+            warn!(id, %target, "the tunnel was reset: {what}");
+        }
         info!(
             id,
             client = %self.arrival.client,
@@ -128,39 +145,43 @@ impl Session {
             sni,
             %upstream,
             parent = parent.as_deref(),
-            rule,
+            rule = rule.as_deref(),
             engine = %outcome.engine,
             moved_after = outcome.moved_after,
-            up,
-            down,
+            up = payload.to_upstream,
+            down = payload.to_client,
             spliced = outcome.spliced.bytes,
             pauses = outcome.spliced.pauses,
             trimmed = outcome.spliced.trimmed,
             floods = outcome.spliced.floods,
             ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             end = %outcome.ending,
-            detail,
+            detail = outcome.ending.detail(),
             declined = outcome.declined.as_deref(),
             "tunnel ended"
         );
     }
 
     /// Refuses a request for a known target; one that was answered already ends with a reset.
-    pub(super) async fn refuse(&self, wire: Wire, refusal: &Refusal, entry: Entry<'_>) {
+    pub(super) async fn refuse(&self, wire: Wire, refusal: &Refusal, entry: Record<'_>) {
         let Arrival { id, client, .. } = &self.arrival;
         if entry.status != 0 {
             let reason = refusal.reason();
-            info!(id, %client, target = entry.url, "reset behind the 200: {reason}");
+            info!(id, %client, target = &*entry.url, "reset behind the 200: {reason}");
             wire.reset();
-            self.log(entry);
+            self.log(Record {
+                refusal: Some(refusal),
+                ..entry
+            });
             return;
         }
-        debug!(id, %client, target = entry.url, "refused: {}", refusal.reason());
-        let bytes = send_refusal(&wire, refusal, entry.method == "HEAD").await;
-        self.log(Entry {
+        debug!(id, %client, target = &*entry.url, "refused: {}", refusal.reason());
+        let sent = send_refusal(&wire, refusal, entry.method == "HEAD").await;
+        self.log(Record {
             status: refusal.status().code(),
-            bytes,
+            sent,
             content_type: Some(TEXT_PLAIN.into()),
+            refusal: Some(refusal),
             ..entry
         });
         self.linger(wire).await;
@@ -177,13 +198,14 @@ impl Session {
         let Arrival { id, client, .. } = &self.arrival;
         debug!(id, %client, "refused: {}", refusal.reason());
         let head_request = method == Some("HEAD");
-        let bytes = send_refusal(&wire, refusal, head_request).await;
-        self.shared.access_log.log(&Record {
+        let sent = send_refusal(&wire, refusal, head_request).await;
+        self.log(Record {
             status: refusal.status().code(),
-            bytes,
-            method: method.unwrap_or("NONE").to_owned(),
-            url: url.to_owned(),
+            sent,
+            method: method.unwrap_or("NONE"),
+            url: url.into(),
             content_type: Some(TEXT_PLAIN.into()),
+            refusal: Some(refusal),
             ..self.no_request()
         });
         self.linger(wire).await;
@@ -215,83 +237,72 @@ impl Session {
     }
 
     pub(super) fn log_no_request(&self) {
-        self.shared.access_log.log(&self.no_request());
+        self.log(self.no_request());
     }
 
-    pub(super) fn no_request(&self) -> Record {
+    /// What there is to say of a client that has not asked for anything.
+    pub(super) fn no_request(&self) -> Record<'_> {
         Record {
-            ended: SystemTime::now(),
-            elapsed: self.since.elapsed(),
-            client: self.arrival.client.ip(),
-            user: None,
             tag: Tag::None,
-            status: 0,
-            bytes: 0,
-            method: "NONE".to_owned(),
-            url: "error:transaction-end-before-headers".to_owned(),
-            peer: None,
-            hierarchy: Hierarchy::Direct,
-            content_type: None,
+            method: "NONE",
+            url: "error:transaction-end-before-headers".into(),
+            ..self.record()
         }
     }
 
-    pub(super) fn log(&self, entry: Entry<'_>) {
-        let Entry {
-            tag,
-            status,
-            bytes,
-            method,
-            url,
-            user,
-            peer,
-            hierarchy,
-            content_type,
-        } = entry;
-        self.shared.access_log.log(&Record {
-            ended: SystemTime::now(),
-            elapsed: self.since.elapsed(),
-            client: self.arrival.client.ip(),
-            user: user.map(str::to_owned),
-            tag,
-            status,
-            bytes,
-            method: method.to_owned(),
-            url,
-            peer,
-            hierarchy,
-            content_type,
-        });
-    }
-}
-
-/// What the access log is told of a request.
-#[derive(Clone)]
-pub(super) struct Entry<'a> {
-    pub(super) tag: Tag,
-    /// What the client was told; 0 is nothing.
-    pub(super) status: u16,
-    pub(super) bytes: u64,
-    pub(super) method: &'a str,
-    pub(super) url: String,
-    pub(super) user: Option<&'a str>,
-    pub(super) peer: Option<IpAddr>,
-    pub(super) hierarchy: Hierarchy,
-    pub(super) content_type: Option<Cow<'static, str>>,
-}
-
-impl Default for Entry<'_> {
-    fn default() -> Self {
-        Self {
+    /// What there is to say of any request; of one for a tunnel if nothing else is said.
+    pub(super) fn record(&self) -> Record<'_> {
+        let Arrival {
+            id,
+            client,
+            listener_name,
+            certificate,
+            ..
+        } = &self.arrival;
+        Record {
+            event: Event::End,
+            id: *id,
+            time: SystemTime::UNIX_EPOCH,
+            elapsed: Duration::ZERO,
+            client: *client,
+            listener: self.local,
+            listener_name,
+            user: None,
+            certificate: certificate.as_deref(),
             tag: Tag::TcpTunnel,
             status: 0,
-            bytes: 0,
+            sent: 0,
+            received: self.head.bytes,
             method: "CONNECT",
-            url: String::new(),
-            user: None,
+            url: "".into(),
+            version: self.head.version,
+            target: None,
             peer: None,
+            peer_port: None,
+            local: None,
             hierarchy: Hierarchy::Direct,
+            parent: None,
             content_type: None,
+            rule: None,
+            engine: None,
+            declined: None,
+            moved_after: None,
+            ending: None,
+            finished: None,
+            refusal: None,
+            sni: None,
+            timings: self.timings(),
+            fields: &self.head.fields,
         }
+    }
+
+    /// Writes the record to the logs that it is meant for.
+    pub(super) fn log(&self, record: Record<'_>) {
+        self.live().log(&Record {
+            time: SystemTime::now(),
+            elapsed: self.since.elapsed(),
+            ..record
+        });
     }
 }
 

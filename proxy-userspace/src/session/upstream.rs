@@ -20,6 +20,7 @@ use crate::{
     net::{
         announce,
         dial::{Patience, Route, dial},
+        listen::canonical,
         outgoing::Outgoing,
         wire::Wire,
     },
@@ -58,6 +59,14 @@ impl Way {
             Self::Idle(line) => line.address,
         }
     }
+
+    /// The address at ours.
+    fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Fresh(link) => link.wire.socket().local_addr().ok().map(canonical),
+            Self::Idle(line) => line.local,
+        }
+    }
 }
 
 /// A target that was reached.
@@ -69,6 +78,8 @@ pub(super) struct Reached {
     pub(super) address: SocketAddr,
     /// The address that was judged, if one was.
     pub(super) destination: Option<IpAddr>,
+    /// Our address of the connection.
+    pub(super) local: Option<SocketAddr>,
     /// The rule that allows it.
     pub(super) rule: Option<usize>,
     /// How it was connected.
@@ -122,6 +133,7 @@ impl Session {
                     destination: Some(address.ip()),
                     rule: candidate(address).map_or(permit.rule, |candidate| candidate.rule),
                     outgoing: outgoing(address),
+                    local: way.local(),
                     way: Some(way),
                     address,
                 })
@@ -171,6 +183,7 @@ impl Session {
                     destination: judged.map(|candidate| candidate.address.ip()),
                     rule: judged.map_or(permit.rule, |candidate| candidate.rule),
                     outgoing: outgoing(address),
+                    local: way.local(),
                     way: Some(way),
                     address,
                 })

@@ -1,7 +1,7 @@
 //! Every directive of squid.conf, and what becomes of it.
 
 use super::{
-    Line, fields, names, peers, pools, ports,
+    Line, fields, logs, names, peers, pools, ports,
     settings::{self, Translation},
 };
 
@@ -58,12 +58,12 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 type Apply = fn(&mut Translation<'_>, &Line) -> Result<(), String>;
 
 const USED: &[(&str, Apply)] = &[
-    ("access_log", settings::access_log),
+    ("access_log", logs::access_log),
     ("acl", settings::acl),
     ("always_direct", peers::always_direct),
     ("append_domain", names::append_domain),
     ("auth_param", settings::auth_param),
-    ("cache_access_log", settings::access_log),
+    ("cache_access_log", logs::access_log),
     ("cache_peer", peers::cache_peer),
     ("cache_peer_access", peers::cache_peer_access),
     (
@@ -90,7 +90,7 @@ const USED: &[(&str, Apply)] = &[
     ("http_access", settings::http_access),
     ("http_port", ports::http_port),
     ("https_port", ports::https_port),
-    ("logformat", settings::logformat),
+    ("logformat", logs::logformat),
     ("negative_dns_ttl", names::negative_dns_ttl),
     ("never_direct", peers::never_direct),
     ("nonhierarchical_direct", peers::nonhierarchical_direct),

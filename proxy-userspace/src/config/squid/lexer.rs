@@ -18,6 +18,8 @@ pub(super) struct Line {
     pub(super) name: String,
     /// What follows it.
     pub(super) words: Vec<Word>,
+    /// The same, as it is written.
+    pub(super) rest: String,
     /// Where it begins.
     pub(super) place: Place,
 }
@@ -70,6 +72,7 @@ fn read_into(
             lines.push(Line {
                 name: name.to_owned(),
                 words,
+                rest: rest.to_owned(),
                 place,
             });
             continue;
@@ -129,7 +132,7 @@ fn with_macros(text: &str) -> String {
 }
 
 /// The directive and what follows it; none in an empty line and in a comment.
-fn split_name(text: &str) -> Option<(&str, &str)> {
+pub(super) fn split_name(text: &str) -> Option<(&str, &str)> {
     let text = text.trim();
     if text.is_empty() || text.starts_with('#') {
         return None;

@@ -13,17 +13,17 @@ use super::{
             Action, Auth, Compatibility, File, ForwardedFor, Http, Located, Outgoing, Rule,
             Timeouts,
         },
-        values::{Dscp, Item, LogTarget, Network, Span, Text, Word},
+        values::{Dscp, Item, Network, Span, Text, Word},
     },
-    Acls, ConfigError, Line, Reader, names,
+    Acls, ConfigError, Line, Reader,
+    logs::Logs,
+    names,
     peers::Peers,
     pools::Pool,
     words,
 };
-use crate::{lines::Destination, policy::Place};
+use crate::policy::Place;
 
-/// Where Squid logs unless told otherwise.
-pub const DEFAULT_ACCESS_LOG: &str = "/var/log/squid/access.log";
 /// What Squid's users see when they are asked for a password.
 const DEFAULT_REALM: &str = "Squid proxy-caching web server";
 
@@ -41,6 +41,7 @@ pub(super) struct Translation<'r> {
     pub(super) pool_count: Option<u32>,
     forward_timeout: Option<Duration>,
     pub(super) peers: Peers,
+    pub(super) logs: Logs,
     /// `proxy_protocol_access`, and the listeners that it is about, by index.
     pub(super) announcers: Vec<AccessLine>,
     pub(super) announced: Vec<usize>,
@@ -89,6 +90,7 @@ impl<'r> Translation<'r> {
             pool_count: None,
             forward_timeout: None,
             peers: Peers::default(),
+            logs: Logs::default(),
             announcers: Vec::new(),
             announced: Vec::new(),
         }
@@ -115,10 +117,7 @@ impl<'r> Translation<'r> {
                 "no http_port; write http_port 3128".to_owned(),
             ));
         }
-        if self.file.access_log.is_none() {
-            let path = Destination::File(DEFAULT_ACCESS_LOG.into());
-            self.file.access_log = Some(Text(LogTarget(path)));
-        }
+        self.file.access_log = Some(std::mem::take(&mut self.logs).finish());
         self.rules();
         if let Err(error) = self.auth() {
             errors.push(error);
@@ -265,67 +264,6 @@ pub(super) fn http_access(to: &mut Translation<'_>, line: &Line) -> Result<(), S
         to.access.push(access);
     }
     Ok(())
-}
-
-/// `access_log module:place [logformat] [acl ...]`
-pub(super) fn access_log(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    let words = texts(line);
-    let [target, rest @ ..] = words.as_slice() else {
-        return Err("access_log needs a target".to_owned());
-    };
-    for word in rest {
-        match word.split_once('=') {
-            Some(("logformat", format)) => check_format(format)?,
-            Some(("buffer-size" | "on-error" | "rotate", _)) => {}
-            _ if is_format(word) => check_format(word)?,
-            _ if *word == "all" => {}
-            _ => {
-                return Err(format!(
-                    "a log of some requests only ({word}) is not supported"
-                ));
-            }
-        }
-    }
-    if to.file.access_log.is_some() {
-        return Err("there is an access_log already, and several are not supported".to_owned());
-    }
-    let target = match target.split_once(':') {
-        Some(("stdio" | "daemon", "/dev/stdout")) => Destination::Stdout,
-        Some(("stdio" | "daemon", path)) if !path.is_empty() => Destination::File(path.into()),
-        _ if target.starts_with('/') => Destination::File(target.into()),
-        _ if *target == "none" => Destination::File("/dev/null".into()),
-        _ => {
-            return Err(format!(
-                "access_log {target} is not supported; write stdio:/path, or none"
-            ));
-        }
-    };
-    to.file.access_log = Some(Text(LogTarget(target)));
-    Ok(())
-}
-
-fn is_format(word: &str) -> bool {
-    ["squid", "common", "combined", "referrer", "useragent"].contains(&word)
-}
-
-fn check_format(format: &str) -> Result<(), String> {
-    if format == "squid" {
-        return Ok(());
-    }
-    Err(format!(
-        "the log format {format} is not supported; lines are written in the format squid"
-    ))
-}
-
-/// Formats that nobody uses do no harm; `access_log` refuses those that it cannot write.
-pub(super) fn logformat(_: &mut Translation<'_>, line: &Line) -> Result<(), String> {
-    match line.words.first() {
-        Some(name) if name.text == "squid" => {
-            Err("the format squid cannot be redefined".to_owned())
-        }
-        Some(_) => Ok(()),
-        None => Err("logformat needs a name".to_owned()),
-    }
 }
 
 pub(super) fn connect_timeout(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {

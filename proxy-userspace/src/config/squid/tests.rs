@@ -91,11 +91,13 @@ fn what_would_matter_is_refused_and_what_cannot_is_listed() {
         ("request_header_replace User-Agent x", "fields are not made"),
         ("request_body_max_size 1 MB", "bodies have no limit"),
         ("never_direct allow all", "there is no cache_peer"),
-        ("access_log syslog:daemon.info", "is not supported"),
-        (
-            "access_log /x combined",
-            "the log format combined is not supported",
-        ),
+        ("access_log tcp://192.0.2.1:514", "is not supported"),
+        ("access_log /x nonsense", "nonsense"),
+        ("access_log /x logformat=x", "there is no log format x"),
+        ("access_log /x colour=red", "has no option colour"),
+        ("access_log none CONNECT localhost", "all-of"),
+        ("logformat squid %ts", "cannot be redefined"),
+        ("logformat x", "is empty"),
         (
             "auth_param digest program x",
             "authentication by digest is not supported",
@@ -167,6 +169,56 @@ fn values_add_up_and_groups_nest() {
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
+}
+
+#[test]
+fn logs_have_their_counterparts() {
+    let text = r#"
+        http_port 3128
+        acl inner src 10.0.0.0/8
+        logformat mine "%ts.%03tu %>a %#ru"
+        logformat other %>a [%tl] "%rm %ru"
+        access_log none localhost
+        access_log stdio:/a logformat=mine inner !CONNECT
+        access_log daemon:/b combined
+        access_log syslog:daemon.info squid all
+        access_log udp://192.0.2.1:514 logformat=other
+        access_log /c
+        access_log none
+        access_log /never
+    "#;
+    let text = toml::to_string(&translated(text).unwrap().file).unwrap();
+    for part in [
+        "to = \"/a\"\nformat = \"%ts.%03tu %>a %#ru\"\nwhen = [\"!localhost\", \"inner\", \"!CONNECT\"]",
+        "to = \"/b\"\nformat = \"combined\"\nwhen = [\"!localhost\"]",
+        "to = \"syslog:daemon.info\"\nwhen = [\"!localhost\"]",
+        "to = \"udp://192.0.2.1:514\"\nformat = '%>a [%tl] \"%rm %ru\"'",
+        "to = \"/c\"\nwhen",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    assert!(!text.contains("/never"), "{text}");
+    super::super::Config::from_toml(&text, Path::new("x.toml")).unwrap();
+    for (format, part) in [
+        ("%nonsense", "'%nonsense' is not known"),
+        ("hello", "has no code"),
+    ] {
+        let error = error(&format!(
+            "http_port 1\nlogformat x {format}\naccess_log /x x"
+        ));
+        assert!(error.starts_with("squid.conf:3"), "{error}");
+        assert!(error.contains(part), "{error}");
+    }
+    let none = translated("http_port 3128\naccess_log none").unwrap().file;
+    assert!(toml::to_string(&none).unwrap().contains("access_log = []"));
+    let one = translated("http_port 3128\naccess_log stdio:/a squid")
+        .unwrap()
+        .file;
+    assert!(
+        toml::to_string(&one)
+            .unwrap()
+            .contains("access_log = \"/a\"")
+    );
 }
 
 #[test]

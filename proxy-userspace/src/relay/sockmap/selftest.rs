@@ -119,7 +119,7 @@ impl Bench {
             idle: PATIENCE,
             half_closed: PATIENCE,
         };
-        let traffic = Arc::new(Traffic::default());
+        let traffic = Arc::new(Traffic::new(std::time::Instant::now()));
         let task = tokio::spawn({
             let (engine, traffic) = (Arc::clone(engine), Arc::clone(&traffic));
             async move {

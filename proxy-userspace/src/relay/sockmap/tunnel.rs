@@ -179,11 +179,17 @@ impl<'a> Tunnel<'a> {
                 Ok(needs) => needs,
                 Err(ending) => return ending,
             };
-            if self.up.finished() && self.down.finished() {
-                return Ending::Closed;
-            }
             if self.up.finished() || self.down.finished() {
                 silence.half_close();
+                let first = if self.up.finished() {
+                    Side::Client
+                } else {
+                    Side::Upstream
+                };
+                self.traffic.note_finished(first);
+            }
+            if self.up.finished() && self.down.finished() {
+                return Ending::Closed;
             }
             if let Err(ending) = self.arm(needs) {
                 return ending;
