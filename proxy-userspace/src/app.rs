@@ -6,6 +6,7 @@ use std::{
     num::NonZero,
     sync::Arc,
     thread::available_parallelism,
+    time::Instant,
 };
 
 use anyhow::{anyhow, bail};
@@ -14,17 +15,21 @@ use tokio::{
     net::TcpListener,
     select,
     signal::unix::{Signal, SignalKind, signal},
-    sync::Semaphore,
-    task::block_in_place,
+    sync::{Semaphore, mpsc},
+    task::{JoinHandle, block_in_place},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, Listener, Live, cli::Settings},
+    admin::{self, Admin, Command, Place, Rights},
+    config::{Config, Listener, Live, cli::Settings, file},
+    diagnostics::Diagnostics,
     limits::{
         DESCRIPTORS_PER_PIPE, LOG_FLUSH_TIMEOUT, MAX_PASSWORD_CHECKS, MAX_TUNNELS,
         RESERVED_DESCRIPTORS,
     },
+    metrics::Metrics,
     net::listen::listen,
     parent::watch,
     policy::audit::audit,
@@ -40,7 +45,11 @@ use crate::{
 ///
 /// # Errors
 /// Whatever keeps the proxy from starting, in words for the operator.
-pub async fn run(settings: Settings, mut config: Config) -> anyhow::Result<()> {
+pub async fn run(
+    settings: Settings,
+    mut config: Config,
+    diagnostics: &Diagnostics,
+) -> anyhow::Result<()> {
     // Before anything that takes time, in which a file might change.
     let mut reloader = Reloader::new(settings, &config);
     let cores = available_parallelism().map_or(1, NonZero::get);
@@ -55,6 +64,9 @@ pub async fn run(settings: Settings, mut config: Config) -> anyhow::Result<()> {
         .iter()
         .filter_map(|group| group.first().map(TcpListener::local_addr))
         .collect::<Result<Vec<_>, _>>()?;
+    let (commands, mut asked) = mpsc::channel(1);
+    let admin = Admin::new(commands, diagnostics.levels().clone());
+    let endpoints = open_admin(&config.admin, &admin)?;
     config
         .live
         .open_logs(None)
@@ -79,13 +91,17 @@ pub async fn run(settings: Settings, mut config: Config) -> anyhow::Result<()> {
         buckets: Buckets::default(),
         pool: Arc::default(),
         checks: Arc::new(Semaphore::new(MAX_PASSWORD_CHECKS.min(cores))),
+        metrics: Metrics::default(),
+        diagnostics: diagnostics.lines().clone(),
+        room: tunnels,
+        began: Instant::now(),
+        draining: CancellationToken::new(),
         pseudonym: pseudonym(),
     };
     let server = Server::new(shared, tunnels);
     let mut signals = Signals::new()?;
     tokio::spawn(watch(Arc::clone(server.shared())));
     tokio::spawn(report(Arc::clone(server.shared())));
-    let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
     for ((group, address), listen) in listeners.into_iter().zip(addresses).zip(listens) {
         let name: Arc<str> = listen.name.into();
         for listener in group {
@@ -94,33 +110,10 @@ pub async fn run(settings: Settings, mut config: Config) -> anyhow::Result<()> {
         }
         info!("listening on {address}");
     }
-    loop {
-        let request = select! {
-            request = signals.next() => request,
-            () = reloader.changed() => {
-                reloader.reload(server.shared(), "a file has changed");
-                continue;
-            }
-        };
-        match request {
-            // The terminal was closed.
-            Request::Reload if attended => {
-                info!("SIGHUP from the terminal: stopping");
-                break;
-            }
-            Request::Reload => {
-                reloader.reload(server.shared(), "SIGHUP");
-                server.shared().current.get().reopen_logs();
-            }
-            Request::Reopen => {
-                info!("SIGUSR1: opening the access log again");
-                server.shared().current.get().reopen_logs();
-            }
-            Request::Stop(name) => {
-                info!("{name}: stopping");
-                break;
-            }
-        }
+    admin.begin(Arc::clone(server.shared()));
+    obey(&server, &mut signals, &mut reloader, &mut asked).await;
+    for endpoint in endpoints {
+        endpoint.abort();
     }
     select! {
         () = server.stop() => {}
@@ -141,12 +134,103 @@ pub async fn run(settings: Settings, mut config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Does what signals and the admin endpoint ask for, until that is to stop.
+async fn obey(
+    server: &Server,
+    signals: &mut Signals,
+    reloader: &mut Reloader,
+    asked: &mut mpsc::Receiver<Command>,
+) {
+    let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
+    loop {
+        let request = select! {
+            request = signals.next() => request,
+            Some(command) = asked.recv() => Request::Asked(command),
+            () = reloader.changed() => Request::FileChanged,
+            () = server.drained() => {
+                info!("the last client has left: stopping");
+                break;
+            }
+        };
+        match request {
+            // Whoever was to be told is told.
+            Request::FileChanged => _ = reloader.reload(server.shared(), "a file has changed"),
+            Request::Asked(Command::Reload(answer)) => {
+                let outcome = reloader.reload(server.shared(), "asked at the admin endpoint");
+                // Somebody who does not wait may read the diagnostics.
+                let _ = answer.send(outcome);
+            }
+            Request::Asked(Command::Drain) => {
+                info!("draining: no more clients are served");
+                server.drain();
+            }
+            // The terminal was closed.
+            Request::Reload if attended => {
+                info!("SIGHUP from the terminal: stopping");
+                break;
+            }
+            Request::Reload => {
+                // The diagnostics tell.
+                let _ = reloader.reload(server.shared(), "SIGHUP");
+                server.shared().current.get().reopen_logs();
+            }
+            Request::Reopen => {
+                info!("SIGUSR1: opening the access log again");
+                server.shared().current.get().reopen_logs();
+            }
+            Request::Stop(name) => {
+                info!("{name}: stopping");
+                break;
+            }
+        }
+    }
+}
+
 fn report_room(tunnels: u32) {
     if tunnels < MAX_TUNNELS {
         info!("room for {tunnels} tunnels; a higher limit of open files (ulimit -n) makes more");
     } else {
         info!("room for {tunnels} tunnels");
     }
+}
+
+/// Opens the admin endpoint, as it is configured. The usual socket is done without where there is none to be had.
+fn open_admin(config: &file::Admin, admin: &Arc<Admin>) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let mut endpoints = Vec::new();
+    let tcp = [
+        (
+            config.listen.as_ref().map(|address| address.0.0),
+            Rights::View,
+        ),
+        (
+            config.metrics_listen.as_ref().map(|address| address.0),
+            Rights::Metrics,
+        ),
+    ];
+    for (address, rights) in tcp {
+        if let Some(address) = address {
+            let endpoint = admin::open(admin, &Place::Tcp(address), rights);
+            let endpoint = endpoint
+                .map_err(|error| anyhow!("cannot open the admin endpoint at {address}: {error}"))?;
+            endpoints.push(endpoint);
+            info!("admin endpoint at http://{address}, to look only");
+        }
+    }
+    let (path, is_wanted) = match &config.socket {
+        Some(socket) => (socket.0.0.clone(), true),
+        None => (admin::default_socket(), false),
+    };
+    if let Some(path) = path {
+        let shown = path.display().to_string();
+        match admin::open(admin, &Place::Socket(path), Rights::Full) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(error) if is_wanted => bail!("cannot open the admin socket {shown}: {error}"),
+            Err(error) => {
+                info!("no admin socket at {shown}: {error}; --admin-socket takes another place");
+            }
+        }
+    }
+    Ok(endpoints)
 }
 
 /// Says what is suspicious about the policy, or was left out of it.
@@ -216,6 +300,10 @@ enum Request {
     Reload,
     /// To open the access log again.
     Reopen,
+    /// To read it again, since a file has changed.
+    FileChanged,
+    /// What the admin endpoint was asked for.
+    Asked(Command),
     /// To stop; with the signal's name.
     Stop(&'static str),
 }

@@ -88,6 +88,8 @@ impl ConfigError {
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Listener>,
+    /// Where to tell of ourselves.
+    pub admin: file::Admin,
     /// What can change while the process runs.
     pub live: Live,
     /// Whether to read the configuration again when a file changes.
@@ -176,6 +178,7 @@ impl Config {
         let live = Live::compile(&file, path, &mut sources)?;
         Ok(Self {
             listen,
+            admin: file.admin,
             live,
             watch: file.watch.unwrap_or(true),
             sources,
@@ -202,6 +205,7 @@ fn override_with(settings: &Settings, file: &mut File) {
         allow_destination,
         allow_port,
         access_log,
+        admin_socket,
         config: _,
         squid_conf: _,
     } = settings;
@@ -235,6 +239,9 @@ fn override_with(settings: &Settings, file: &mut File) {
     if !allow_port.is_empty() {
         file.allow_port = Some(allow_port.clone());
     }
+    if let Some(socket) = admin_socket {
+        file.admin.socket = Some(Text(socket.clone()));
+    }
     if let Some(destination) = access_log {
         file.access_log = Some(AccessLogs::One(Text(destination.clone())));
     }
@@ -255,7 +262,7 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// A network in CIDR notation, or a single address.
-fn parse_network(text: &str) -> Result<IpNet, String> {
+pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| {

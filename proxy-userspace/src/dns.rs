@@ -7,13 +7,17 @@
 
 mod server;
 mod settings;
+mod tally;
 
 use std::{
     collections::HashMap,
     fmt,
+    future::{Future as _, poll_fn},
     net::IpAddr,
     path::Path,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -29,9 +33,11 @@ use hickory_resolver::{
 };
 use tokio::{select, sync::OnceCell, task::JoinHandle, time::timeout};
 
+use self::tally::{Source, note};
 pub use self::{
     server::{NameServer, Transport},
     settings::{Family, Settings},
+    tally::lookups,
 };
 use crate::look::{Look, look};
 
@@ -211,6 +217,7 @@ impl Resolver {
         });
         let known: Vec<IpAddr> = known.collect();
         if !known.is_empty() {
+            note(Source::Hosts, Ok(()));
             return Ok(unique(known));
         }
         let search = |kind| -> Search {
@@ -237,6 +244,7 @@ impl Resolver {
     ) -> Result<String, LookupError> {
         let stub = self.stub();
         if let Some(name) = stub.names.get(&address) {
+            note(Source::Hosts, Ok(()));
             return Ok(name.to_string());
         }
         let name = Name::from(address);
@@ -332,8 +340,18 @@ impl Stub {
         let cell = Arc::clone(asking().entry(question.clone()).or_default());
         let ask = async {
             let resolver = self.resolver.as_ref().map_err(Clone::clone)?;
-            let found = resolver.lookup(question.0.clone(), kind).await?;
-            Ok(found.answers().into())
+            let mut asked = pin!(resolver.lookup(question.0.clone(), kind));
+            // What is in the cache is there at once.
+            let at_once = poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx))).await;
+            let (source, found) = match at_once {
+                Poll::Ready(found) => (Source::Cache, found),
+                Poll::Pending => (Source::Server, asked.await),
+            };
+            let answer: Answer = found
+                .map_err(Into::into)
+                .map(|found| found.answers().into());
+            note(source, answer.as_ref().map(drop));
+            answer
         };
         let answer = cell.get_or_init(|| ask).await.clone();
         // From now on the cache knows.

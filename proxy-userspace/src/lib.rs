@@ -17,6 +17,7 @@
 
 pub mod access;
 pub mod access_log;
+pub mod admin;
 pub mod app;
 pub mod auth;
 pub mod authority;
@@ -31,6 +32,7 @@ pub mod kernel;
 pub mod limits;
 pub mod lines;
 mod look;
+pub mod metrics;
 pub mod net;
 pub mod parent;
 pub mod percent;
@@ -44,3 +46,4 @@ pub mod server;
 pub mod session;
 pub mod shaping;
 mod tls;
+pub mod units;

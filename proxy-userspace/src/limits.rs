@@ -157,6 +157,14 @@ pub const BACKLOG_POLL_MIN: Duration = Duration::from_millis(1);
 /// Longest such pause: what a FIN may be late when its receiver is slow.
 pub const BACKLOG_POLL_MAX: Duration = Duration::from_millis(20);
 
+// The admin endpoint.
+
+/// Connections to it that are served at a time.
+pub const MAX_ADMIN_CONNECTIONS: usize = 16;
+
+/// How long one may take for a request.
+pub const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
 // The process.
 
 /// Descriptors that are not a tunnel's: clients that are turned away, idle connections to origins, listeners, logs,

@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode};
 use anyhow::Context as _;
 use clap::Parser as _;
 use underpass::{
-    app,
+    admin, app,
     config::{
         Config,
         cli::{Cli, Command, ConfigCommand},
@@ -15,8 +15,11 @@ use underpass::{
 };
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    let diagnostics = match Diagnostics::start() {
+    let Cli {
+        log_format,
+        command,
+    } = Cli::parse();
+    let diagnostics = match Diagnostics::start(log_format) {
         Ok(diagnostics) => diagnostics,
         Err(error) => {
             // With standard error gone there is nobody left to tell.
@@ -24,7 +27,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = execute(command).unwrap_or_else(|error| {
+    let code = execute(command, &diagnostics).unwrap_or_else(|error| {
         diagnostics.fatal(&error);
         ExitCode::FAILURE
     });
@@ -33,12 +36,12 @@ fn main() -> ExitCode {
 }
 
 /// Does what the command says.
-fn execute(command: Command) -> anyhow::Result<ExitCode> {
+fn execute(command: Command, diagnostics: &Diagnostics) -> anyhow::Result<ExitCode> {
     let (text, good) = match command {
         Command::Run(settings) => {
             let config = Config::load(&settings)?;
             let runtime = runtime()?;
-            let outcome = runtime.block_on(app::run(settings, config));
+            let outcome = runtime.block_on(app::run(settings, config, diagnostics));
             // Without waiting for names that are still being resolved.
             runtime.shutdown_background();
             outcome?;
@@ -54,6 +57,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             (text, true)
         }
         Command::Config(ConfigCommand::Schema) => (explain::json_schema(), true),
+        Command::Ask(what) => (runtime()?.block_on(admin::ask(&what))?, true),
         Command::Doctor => runtime()?.block_on(doctor::examine()),
     };
     writeln!(std::io::stdout(), "{}", text.trim_end())?;

@@ -4,12 +4,12 @@
 mod tunnel;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     hash::Hash,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -18,18 +18,74 @@ pub use self::tunnel::{Plain, Stop, Tunnel, loggable};
 use crate::{
     config::{Live, Quotas},
     http::{ProxyError, RETRY_AFTER, Refusal, Status},
+    relay::{Counts, Traffic},
 };
 
 /// Everything that is open.
 #[derive(Debug, Default)]
 pub struct Registry {
     counts: Mutex<HashMap<Key, u32>>,
-    tunnels: Mutex<HashMap<u64, Arc<Tunnel>>>,
+    table: Mutex<Table>,
     /// Requests that rules would have refused, by rule.
     would_deny: Mutex<BTreeMap<String, u64>>,
     /// Times that the configuration was read again, and times that it was refused.
     reloads: AtomicU64,
     failed_reloads: AtomicU64,
+    /// Why the last one was.
+    config_error: Mutex<Option<String>>,
+}
+
+/// The tunnels.
+#[derive(Debug, Default)]
+struct Table {
+    open: HashMap<u64, Arc<Tunnel>>,
+    /// What those have moved that were.
+    ended: Ended,
+}
+
+/// Payload by what moved it, in the order of [`EngineKind::ALL`]; and that of requests for URLs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ended {
+    tunnels: [Counts; 3],
+    forwarded: Counts,
+}
+
+impl Ended {
+    fn add(&mut self, traffic: &Traffic) {
+        if traffic.engine().is_none() {
+            self.forwarded += traffic.payload();
+            return;
+        }
+        for (engine, counts) in traffic.by_engine() {
+            if let Some(sum) = self.tunnels.get_mut(engine as usize) {
+                *sum += counts;
+            }
+        }
+    }
+}
+
+/// What is open, and what was moved since the process began.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moved {
+    /// Tunnels that are open, by the engine that carries them, in the order of [`EngineKind::ALL`].
+    pub open: [usize; 3],
+    /// Requests that are being forwarded.
+    pub forwarding: usize,
+    /// Payload in tunnels, by what moved it.
+    pub tunnels: [Counts; 3],
+    /// That of requests for URLs.
+    pub forwarded: Counts,
+}
+
+impl Moved {
+    /// All payload.
+    pub fn total(&self) -> Counts {
+        let mut total = self.forwarded;
+        for counts in self.tunnels {
+            total += counts;
+        }
+        total
+    }
 }
 
 /// What is counted.
@@ -154,20 +210,77 @@ impl Registry {
         counts.get(key).copied().unwrap_or(0)
     }
 
-    /// Every tunnel that is open.
-    pub fn tunnels(&self) -> Vec<Arc<Tunnel>> {
-        let tunnels = self.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
-        tunnels.values().cloned().collect()
+    /// How many connections all clients have.
+    pub fn all_connections(&self) -> usize {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_clients = counts
+            .iter()
+            .filter(|(key, _)| matches!(key, Key::Connections(_)));
+        of_clients.map(|(_, count)| *count as usize).sum()
     }
 
-    /// Counts that the configuration was read again, and accepted or refused.
-    pub fn note_reload(&self, accepted: bool) {
-        let count = if accepted {
-            &self.reloads
-        } else {
-            &self.failed_reloads
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every tunnel that is open.
+    pub fn tunnels(&self) -> Vec<Arc<Tunnel>> {
+        self.table().open.values().cloned().collect()
+    }
+
+    /// Their numbers.
+    pub fn tunnel_ids(&self) -> HashSet<u64> {
+        self.table().open.keys().copied().collect()
+    }
+
+    /// One of them.
+    pub fn tunnel(&self, id: u64) -> Option<Arc<Tunnel>> {
+        self.table().open.get(&id).cloned()
+    }
+
+    /// What was moved so far, and by what. Never less than before.
+    pub fn moved(&self) -> Moved {
+        let (open, mut sum) = {
+            let table = self.table();
+            let open: Vec<_> = table.open.values().cloned().collect();
+            (open, table.ended)
+        };
+        let mut moved = Moved::default();
+        // Not under the lock: the counters of a spliced tunnel are system calls away.
+        for tunnel in open {
+            sum.add(&tunnel.traffic);
+            let engine = tunnel.traffic.engine();
+            match engine.and_then(|engine| moved.open.get_mut(engine as usize)) {
+                Some(count) => *count += 1,
+                None => moved.forwarding += 1,
+            }
+        }
+        Moved {
+            tunnels: sum.tunnels,
+            forwarded: sum.forwarded,
+            ..moved
+        }
+    }
+
+    /// Counts that the configuration was read again, and accepted or refused: why.
+    pub fn note_reload(&self, outcome: Result<(), &str>) {
+        let count = match outcome {
+            Ok(()) => &self.reloads,
+            Err(_) => &self.failed_reloads,
         };
         count.fetch_add(1, Relaxed);
+        *self.lock_error() = outcome.err().map(str::to_owned);
+    }
+
+    /// Why the configuration was refused, if it was the last time that it was read.
+    pub fn config_error(&self) -> Option<String> {
+        self.lock_error().clone()
+    }
+
+    fn lock_error(&self) -> MutexGuard<'_, Option<String>> {
+        self.config_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often the configuration was read again and accepted, and how often refused.
@@ -206,24 +319,17 @@ impl Counted {
     /// Puts the tunnel on the table, for as long as it is counted.
     pub fn enlist(&mut self, tunnel: Arc<Tunnel>) {
         self.tunnel = Some(tunnel.id);
-        let mut tunnels = self
-            .registry
-            .tunnels
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        tunnels.insert(tunnel.id, tunnel);
+        self.registry.table().open.insert(tunnel.id, tunnel);
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some(id) = self.tunnel {
-            let mut tunnels = self
-                .registry
-                .tunnels
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            tunnels.remove(&id);
+            let mut table = self.registry.table();
+            if let Some(tunnel) = table.open.remove(&id) {
+                table.ended.add(&tunnel.traffic);
+            }
         }
         let mut counts = self
             .registry

@@ -282,6 +282,20 @@ impl Relay {
         self
     }
 
+    /// The engines that there are.
+    pub fn engines(&self) -> impl Iterator<Item = EngineKind> + '_ {
+        EngineKind::ALL.into_iter().filter(|engine| match engine {
+            EngineKind::Sockmap => self.sockmap.is_some(),
+            EngineKind::Splice => self.splice.is_some(),
+            EngineKind::Copy => true,
+        })
+    }
+
+    /// How many tunnels the kernel engine carries, and has room for.
+    pub fn kernel_slots(&self) -> Option<(usize, usize)> {
+        self.sockmap.as_ref().map(|sockmap| sockmap.slots())
+    }
+
     /// What it has done so far.
     pub fn tally(&self) -> &Tally {
         &self.tally

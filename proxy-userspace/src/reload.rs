@@ -67,14 +67,42 @@ impl Reloader {
     }
 
     /// Reads the configuration, and lets new requests be judged by it.
-    pub fn reload(&mut self, shared: &Shared, why: &str) {
+    ///
+    /// # Errors
+    /// It is refused: why.
+    pub fn reload(&mut self, shared: &Shared, why: &str) -> Result<String, String> {
+        let outcome = self.replace(shared);
+        shared
+            .registry
+            .note_reload(outcome.as_ref().map(drop).map_err(String::as_str));
+        match &outcome {
+            Ok(said) => info!("{why}: the configuration was read again: {said}"),
+            Err(error) => {
+                error!("{why}: the configuration is refused, and the old one stays: {error}");
+            }
+        }
+        if outcome.is_ok() {
+            let live = shared.current.get();
+            let ended = if live.enforce_on_live {
+                shared.registry.enforce(&live)
+            } else {
+                0
+            };
+            if ended > 0 {
+                info!(tunnels = ended, "ended, since the rules forbid them now");
+            }
+        }
+        outcome
+    }
+
+    /// Puts the new configuration in the place of the old: what it says of itself.
+    fn replace(&mut self, shared: &Shared) -> Result<String, String> {
         // Whatever comes of it: the same files are not read again until they change again.
         self.read = look_at(&self.sources);
         self.changed = None;
         let config = match Config::load(&self.settings) {
             Ok(config) => config,
             Err(problem) => {
-                shared.registry.note_reload(false);
                 // It may be in a file that was not part of the configuration before.
                 let mut blamed = problem.files();
                 blamed.retain(|path| !self.sources.contains(path));
@@ -82,10 +110,7 @@ impl Reloader {
                 self.sources.extend(blamed);
                 let cause = std::error::Error::source(&problem)
                     .map_or(String::new(), |cause| format!(": {cause}"));
-                error!(
-                    "{why}: the configuration is refused, and the old one stays: {problem}{cause}"
-                );
-                return;
+                return Err(format!("{problem}{cause}"));
             }
         };
         if config.listen != self.listen {
@@ -93,11 +118,7 @@ impl Reloader {
         }
         let mut live = config.live;
         let before = shared.current.get();
-        if let Err(error) = block_in_place(|| live.open_logs(Some(&before))) {
-            shared.registry.note_reload(false);
-            error!("{why}: the configuration is refused, and the old one stays: {error}");
-            return;
-        }
+        block_in_place(|| live.open_logs(Some(&before)))?;
         live.inherit(&before);
         for warning in audit(&live.policy, &shared.listeners) {
             warn!("{}", warning.in_words(""));
@@ -107,16 +128,9 @@ impl Reloader {
             self.sources = config.sources;
             self.read = look_at(&self.sources);
         }
-        let live = Arc::new(live);
-        shared.current.set(Arc::clone(&live));
-        shared.registry.note_reload(true);
-        info!("{why}: the configuration was read again: {live}");
-        if live.enforce_on_live {
-            let ended = shared.registry.enforce(&live);
-            if ended > 0 {
-                info!(tunnels = ended, "ended, since the rules forbid them now");
-            }
-        }
+        let said = live.to_string();
+        shared.current.set(Arc::new(live));
+        Ok(said)
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
+use tracing::{Instrument as _, debug_span, warn};
 
 use crate::{
     access_log::Tag,
@@ -81,6 +81,7 @@ impl Server {
             let accepted = select! {
                 accepted = listener.accept() => accepted,
                 () = self.cancel.cancelled() => return,
+                () = self.shared.draining.cancelled() => return,
             };
             match accepted {
                 Ok((stream, client)) => {
@@ -105,11 +106,13 @@ impl Server {
         listener: SocketAddr,
         listener_name: &Arc<str>,
     ) {
+        self.shared.metrics.note_accepted();
         let live = self.shared.current.get();
         let front = live.front(listener);
         let is_announced = front.is_some_and(|front| front.is_announced_by(client.ip()));
+        let id = self.next_id.fetch_add(1, Relaxed);
         let arrival = Arrival {
-            id: self.next_id.fetch_add(1, Relaxed),
+            id,
             client,
             listener,
             listener_name: Arc::clone(listener_name),
@@ -120,7 +123,9 @@ impl Server {
             counted: self.shared.registry.connected(client.ip()),
         };
         let session = Session::new(Arc::clone(&self.shared), arrival, self.cancel.clone());
-        self.sessions.spawn(session.run(stream));
+        // Where nobody wants to know, it costs nothing.
+        let span = debug_span!("tunnel", id);
+        self.sessions.spawn(session.run(stream).instrument(span));
     }
 
     /// Whether the client is served; one that is not known yet is.
@@ -143,6 +148,18 @@ impl Server {
             refusal,
             permit,
         }
+    }
+
+    /// Stops accepting.
+    pub fn drain(&self) {
+        self.shared.draining.cancel();
+        self.sessions.close();
+    }
+
+    /// Returns once it accepts no more and every session has ended.
+    pub async fn drained(&self) {
+        self.shared.draining.cancelled().await;
+        self.sessions.wait().await;
     }
 
     /// Stops accepting, ends every session, and returns when their log lines are queued.

@@ -43,6 +43,8 @@ use crate::{
         RequestError, Status, Version,
     },
     limits::TURNED_AWAY_HEAD_TIMEOUT,
+    lines::Lines,
+    metrics::Metrics,
     net::{listen::canonical, wire::Wire},
     pool::{Own, Pool},
     registry::{Counted, Registry, Stop, Tunnel, loggable},
@@ -74,11 +76,59 @@ pub struct Shared {
     pub(crate) pool: Arc<Pool>,
     /// How many passwords are checked at a time.
     pub checks: Arc<Semaphore>,
+    /// What is counted of all this.
+    pub metrics: Metrics,
+    /// The diagnostics' queue.
+    pub diagnostics: Lines,
+    /// Tunnels that there is room for.
+    pub room: u32,
+    /// When the process began to serve.
+    pub began: Instant,
+    /// Whether clients are not served any more, but those that are there.
+    pub draining: CancellationToken,
     /// What we call ourselves in `Via` (RFC 9110 section 7.6.3); no other process is called so.
     pub pseudonym: Box<str>,
 }
 
+/// Whether clients are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not yet.
+    Starting,
+    /// They are.
+    Ready,
+    /// Those that are there still are.
+    Draining,
+}
+
+impl State {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 impl Shared {
+    /// Whether clients are served.
+    pub fn state(&self) -> State {
+        if self.draining.is_cancelled() {
+            State::Draining
+        } else {
+            State::Ready
+        }
+    }
+
+    /// Counts what a record tells, and writes it to the logs of a configuration that it is meant for.
+    fn log(&self, live: &Live, record: &Record<'_>) {
+        self.metrics.note(record);
+        live.log(record);
+    }
+
     /// The proxies that a message has passed, and us, who got it in this version.
     fn via(&self, before: &str, version: Version) -> String {
         let comma = if before.is_empty() { "" } else { ", " };
@@ -280,7 +330,9 @@ impl Session {
         self.head.fields = Box::default();
         let traffic = &tunnel.traffic;
         traffic.begin(answer, told, pair.upstream.written);
-        self.shared.current.get().log(&tunnel.record(Event::Start));
+        let live = self.shared.current.get();
+        self.shared.log(&live, &tunnel.record(Event::Start));
+        drop(live);
         let order = Order {
             engine,
             limits,
@@ -304,13 +356,14 @@ impl Session {
         // Whoever reads of the end may use the room.
         drop(counted);
         self.arrival.admission = Admission::Over;
-        self.live().log(&Record {
+        let end = Record {
             engine: Some(outcome.engine),
             declined: outcome.declined.as_deref(),
             moved_after: outcome.moved_after,
             ending: Some(&outcome.ending),
             ..tunnel.record(Event::End)
-        });
+        };
+        self.shared.log(&self.live(), &end);
         self.report(&tunnel, &outcome);
     }
 
@@ -365,6 +418,7 @@ impl Session {
                     read.ok()?.ok().filter(|bytes| *bytes > 0)?;
                 }
                 () = self.cancel.cancelled() => return None,
+                () = self.shared.draining.cancelled() => return None,
             }
         }
         let Some(patience) = self.patience() else {

@@ -16,7 +16,7 @@ use crate::{
     deadline::{PATIENCE, wait_for},
     lab::{Family, Lab},
     lines::Lines,
-    netns::Netns,
+    netns::{Netns, unique_name},
     record::TunnelRecord,
 };
 
@@ -58,6 +58,7 @@ pub struct Setup<'lab> {
     binary: PathBuf,
     args: Vec<OsString>,
     listeners: usize,
+    admin: PathBuf,
 }
 
 impl<'lab> Setup<'lab> {
@@ -69,6 +70,7 @@ impl<'lab> Setup<'lab> {
             binary: binary(),
             args: vec!["run".into()],
             listeners: 1,
+            admin: std::env::temp_dir().join(unique_name("admin")),
         }
     }
 
@@ -141,6 +143,8 @@ impl<'lab> Setup<'lab> {
         command
             .args(&self.args)
             .env("RUST_LOG", "info")
+            // The usual one would be taken by another test's.
+            .env("UNDERPASS_ADMIN_SOCKET", &self.admin)
             .stdin(Stdio::null());
         command
     }
@@ -164,6 +168,7 @@ impl<'lab> Setup<'lab> {
             stdout,
             stderr,
             listening: Vec::new(),
+            admin: self.admin.clone(),
         };
         let wanted = self.listeners;
         wait_for("underpass listens", PATIENCE, || {
@@ -230,12 +235,39 @@ pub struct Daemon {
     stdout: Lines,
     stderr: Lines,
     listening: Vec<SocketAddr>,
+    admin: PathBuf,
 }
 
 impl Daemon {
     /// Addresses on which it says it listens.
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
+    }
+
+    /// Its admin socket.
+    pub fn admin(&self) -> &Path {
+        &self.admin
+    }
+
+    /// What `underpass` says to this command, which is for this daemon.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    pub fn ask(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        run_to_end(command.args(args).env("UNDERPASS_ADMIN", &self.admin))
+    }
+
+    /// What `underpass` prints on standard output at this command, which has to succeed.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn tell(&self, args: &[&str]) -> String {
+        let output = self.ask(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("it prints text")
     }
 
     /// Its process id.
@@ -392,6 +424,8 @@ impl Drop for Daemon {
             drop(self.child.kill());
             drop(self.child.wait());
         }
+        // It is still there when the process was killed.
+        drop(std::fs::remove_file(&self.admin));
         if thread::panicking() {
             eprintln!(
                 "--- standard error of underpass:\n{}",

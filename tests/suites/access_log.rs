@@ -296,6 +296,27 @@ cache deny all
 shutdown_lifetime 0 seconds
 ";
 
+/// The same with all its files in one place.
+fn squid_conf(path: &impl Fn(&str) -> String) -> String {
+    format!(
+        "{SQUID_CONF}logformat codes {CODES}\naccess_log stdio:{}\naccess_log stdio:{} logformat=codes\n\
+         cache_log {}\npid_filename {}\ncoredump_dir {}\n",
+        path("squid.access"),
+        path("squid.codes"),
+        path("squid.cache"),
+        path("squid.pid"),
+        path("")
+    )
+}
+
+/// The line of a tunnel in a log.
+fn tunnel_line(path: &str) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let line = text.lines().find(|line| line.contains("TCP_TUNNEL"));
+    line.unwrap_or_else(|| panic!("no tunnel in {text}"))
+        .to_owned()
+}
+
 /// A format of which every line is the same from both.
 const CODES: &str = r#"%>a %Ss/%03>Hs %<st %>st %st %rm %ru HTTP/%rv %[un %ul %ui %Sh/%<a:%<p %mt "%{User-Agent}>h" %{User-Agent}>h %#{User-Agent}>h [%{User-Agent}>h] <%-8rm|%12rm|%08>Hs|%.3rm> %{Referer}>h %la 100%%"#;
 
@@ -307,15 +328,7 @@ fn a_real_squid_writes_the_same_fields() {
     let lab = Lab::new();
     lab.proxy.set_hosts(&[("10.77.2.1", "origin.test")]);
     let path = |name: &str| lab.scratch().path().join(name).display().to_string();
-    let conf = format!(
-        "{SQUID_CONF}logformat codes {CODES}\naccess_log stdio:{}\naccess_log stdio:{} logformat=codes\n\
-         cache_log {}\npid_filename {}\ncoredump_dir {}\n",
-        path("squid.access"),
-        path("squid.codes"),
-        path("squid.cache"),
-        path("squid.pid"),
-        lab.scratch().path().display()
-    );
+    let conf = squid_conf(&path);
     let conf = lab.scratch().write("squid.conf", conf);
     // Squid writes as a user of its own.
     fs::set_permissions(lab.scratch().path(), Permissions::from_mode(0o777)).unwrap();
@@ -404,13 +417,8 @@ fn a_real_squid_writes_the_same_fields() {
         (their.tag, their.method, their.url, their.user, their.hier)
     );
 
-    let codes = |name: &str| {
-        let text = fs::read_to_string(path(name)).unwrap();
-        let line = text.lines().find(|line| line.contains("TCP_TUNNEL"));
-        line.unwrap_or_else(|| panic!("no tunnel in {text}"))
-            .to_owned()
-    };
-    assert_eq!(codes("our.codes"), codes("squid.codes"));
+    let [our, their] = ["our.codes", "squid.codes"].map(|name| tunnel_line(&path(name)));
+    assert_eq!(our, their);
 
     // Squid 6 renamed TAG_NONE to NONE_NONE.
     let (our, their) = (entry(&daemon, "error:invalid"), theirs("error:invalid"));

@@ -11,6 +11,7 @@
 )]
 
 mod access_log;
+mod admin;
 mod auth;
 mod backpressure;
 mod config;

@@ -8,15 +8,30 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 use super::{
+    file::AdminSocket,
     parse_listen,
     values::{Item, Network, Text},
 };
-use crate::{lines::Destination, policy::PortRange, relay::selection::EngineChoice};
+use crate::{
+    admin::Ask, diagnostics::LogFormat, lines::Destination, policy::PortRange,
+    relay::selection::EngineChoice,
+};
 
 /// A tunnel proxy for Linux whose tunnels are spliced in the kernel.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub struct Cli {
+    /// How diagnostics are written
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "text|json",
+        default_value = "text",
+        env = "UNDERPASS_LOG_FORMAT",
+        hide_env_values = true
+    )]
+    pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -36,8 +51,10 @@ The access log has one line a transaction, in Squid's native format unless the
 file has logs in other formats. SIGHUP reads
 the configuration again and opens the log again; SIGUSR1 only opens the log.
 Diagnostics go to standard error; the environment variable RUST_LOG sets their
-level (error, warn, info, debug). SIGTERM, SIGINT and SIGQUIT reset what is open
-and end the proxy.
+level (error, warn, info, debug), by module if wanted (underpass::dns=debug,info).
+SIGTERM, SIGINT and SIGQUIT reset what is open and end the proxy. `underpass
+status`, `tunnels`, `kill`, `reload`, `drain` and `log-level` talk to it over its
+admin socket.
 
 Examples:
   underpass run
@@ -55,6 +72,9 @@ Examples:
     Config(ConfigCommand),
     /// Say what this kernel and these privileges allow, and what would change it
     Doctor,
+    /// What a running proxy can be asked for.
+    #[command(flatten)]
+    Ask(Ask),
 }
 
 /// What to run with.
@@ -97,6 +117,16 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub access_log: Option<Destination>,
+
+    /// The Unix socket of the admin endpoint, or 'none' [default: /run/underpass/admin.sock for
+    /// root, else below `$XDG_RUNTIME_DIR`]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "UNDERPASS_ADMIN_SOCKET",
+        hide_env_values = true
+    )]
+    pub admin_socket: Option<AdminSocket>,
 
     /// Read settings from this TOML file
     #[arg(

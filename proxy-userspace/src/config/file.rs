@@ -1,5 +1,6 @@
 //! `underpass.toml` as it is written. Unknown keys are errors, with their place and a suggestion.
 
+mod admin;
 #[macro_use]
 mod conditions;
 mod dns;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub(in crate::config) use self::conditions::Conditions;
 pub use self::{
+    admin::{Admin, AdminSocket, Loopback},
     dns::Dns,
     http::{ForwardedFor, Http},
     listen::{ClientCertificate, Listen, ListenTable, ListenTls},
@@ -104,6 +106,9 @@ pub struct File {
     /// How names are resolved [default: as /etc/resolv.conf says, without its search domains].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Located<Dns>>,
+    /// Where the proxy tells of itself.
+    #[serde(skip_serializing_if = "is_default")]
+    pub admin: Admin,
     /// What is done to the fields of requests for `http` URLs, and of their responses.
     #[serde(skip_serializing_if = "is_default")]
     pub http: Http,

@@ -141,6 +141,11 @@ impl Sockmap {
         }))
     }
 
+    /// How many tunnels it carries, and has room for.
+    pub(super) fn slots(&self) -> (usize, usize) {
+        self.slots.used()
+    }
+
     /// Joins the pair until the tunnel ends, or gives it back.
     pub(super) async fn run(
         &self,

@@ -1,6 +1,7 @@
 //! Live byte counters of a tunnel, readable by anybody at any time without disturbing it.
 
 use std::{
+    ops::AddAssign,
     sync::{
         OnceLock,
         atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
@@ -17,6 +18,13 @@ pub struct Counts {
     pub to_client: u64,
     /// To the upstream, what asked a parent for the tunnel included.
     pub to_upstream: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.to_client += other.to_client;
+        self.to_upstream += other.to_upstream;
+    }
 }
 
 /// What a tunnel has moved. Shared by the engine, which counts, and whoever looks.

@@ -298,11 +298,12 @@ impl Session {
 
     /// Writes the record to the logs that it is meant for.
     pub(super) fn log(&self, record: Record<'_>) {
-        self.live().log(&Record {
+        let record = Record {
             time: SystemTime::now(),
             elapsed: self.since.elapsed(),
             ..record
-        });
+        };
+        self.shared.log(&self.live(), &record);
     }
 }
 
@@ -312,7 +313,9 @@ async fn send_refusal(wire: &Wire, refusal: &Refusal, head_request: bool) -> u64
     let reply = refusal.encode(SystemTime::now(), head_request);
     let send = async {
         wire.write_all(&reply).await?;
-        wire.finish().await
+        // It may have read that, and closed at once.
+        let _ = wire.finish().await;
+        Ok::<_, std::io::Error>(())
     };
     match timeout(LINGER_TIMEOUT, send).await {
         Ok(Ok(())) => reply.len() as u64,

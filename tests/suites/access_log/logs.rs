@@ -254,12 +254,14 @@ fn logs_come_and_go_with_the_configuration() {
     assert_eq!(lines(&path("first"), 2).len(), 2);
 }
 
+/// Requests that are logged meanwhile.
+const ROUNDS: usize = 60;
+
 /// Whatever is written while the log is renamed is in one of the files.
 #[test]
 fn logrotate_loses_no_line() {
     require_root_or_skip!();
     require_tool_or_skip!("logrotate", "--version");
-    const ROUNDS: usize = 60;
     let lab = Lab::new();
     let directory = lab.scratch().path();
     let log = directory.join("access.log");
@@ -311,7 +313,7 @@ fn logrotate_loses_no_line() {
                 .arg(entry.path())
                 .output()
                 .unwrap();
-            counted += text.stdout.iter().filter(|byte| **byte == b'\n').count();
+            counted += String::from_utf8(text.stdout).unwrap().lines().count();
         }
     }
     assert_eq!(counted, ROUNDS, "in {files} files");

@@ -41,6 +41,13 @@ impl Slots {
         &self.tables
     }
 
+    /// How many are taken, and how many there are.
+    pub(super) fn used(&self) -> (usize, usize) {
+        let state = self.state();
+        let all = state.users.len();
+        (all - state.free.len(), all)
+    }
+
     /// Takes an index for a tunnel; `None` if all are taken.
     pub(super) fn lease(self: &Arc<Self>, wake: &Arc<Wake>, cookies: [u64; 2]) -> Option<Lease> {
         let mut state = self.state();
