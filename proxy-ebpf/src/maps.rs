@@ -11,6 +11,9 @@ use proxy_common::{Direction, Flow, sizes};
 /// `BPF_F_NO_PREALLOC`: an idle proxy pays for no flow.
 const NO_PREALLOC: usize = 1;
 
+/// `BPF_F_MMAPABLE`: user space reads counters without a system call.
+const MMAPABLE: usize = 1 << 10;
+
 #[btf_map]
 pub(crate) static SOCKETS: SockHash<u64, { sizes::SOCKETS }> = SockHash::new();
 
@@ -18,7 +21,7 @@ pub(crate) static SOCKETS: SockHash<u64, { sizes::SOCKETS }> = SockHash::new();
 pub(crate) static FLOWS: HashMap<u64, Flow, { sizes::SOCKETS }, NO_PREALLOC> = HashMap::new();
 
 #[btf_map]
-pub(crate) static DIRECTIONS: Array<Direction, { sizes::SOCKETS }> = Array::new();
+pub(crate) static DIRECTIONS: Array<Direction, { sizes::SOCKETS }, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub(crate) static REQUESTS: Array<u64, { sizes::SOCKETS }> = Array::new();

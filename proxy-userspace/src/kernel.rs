@@ -2,6 +2,7 @@
 //! object with its maps.
 
 pub mod btf;
+mod mapped;
 pub mod object;
 #[cfg(feature = "program-log")]
 mod program_log;

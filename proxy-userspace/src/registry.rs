@@ -4,7 +4,7 @@
 mod tunnel;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fmt,
     hash::Hash,
     net::IpAddr,
@@ -40,34 +40,13 @@ pub struct Registry {
 struct Table {
     open: HashMap<u64, Arc<Tunnel>>,
     /// What those have moved that were.
-    ended: Ended,
-}
-
-/// Payload by what moved it, in the order of [`EngineKind::ALL`]; and that of requests for URLs.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ended {
-    tunnels: [Counts; 3],
-    forwarded: Counts,
-}
-
-impl Ended {
-    fn add(&mut self, traffic: &Traffic) {
-        if traffic.engine().is_none() {
-            self.forwarded += traffic.payload();
-            return;
-        }
-        for (engine, counts) in traffic.by_engine() {
-            if let Some(sum) = self.tunnels.get_mut(engine as usize) {
-                *sum += counts;
-            }
-        }
-    }
+    ended: Moved,
 }
 
 /// What is open, and what was moved since the process began.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moved {
-    /// Tunnels that are open, by the engine that carries them, in the order of [`EngineKind::ALL`].
+    /// Tunnels that are open, by the engine that carries them, in the order of [`EngineKind::ALL`](crate::relay::EngineKind::ALL).
     pub open: [usize; 3],
     /// Requests that are being forwarded.
     pub forwarding: usize,
@@ -78,6 +57,23 @@ pub struct Moved {
 }
 
 impl Moved {
+    /// Adds what a tunnel has moved, or a request: so much.
+    fn add(&mut self, traffic: &Traffic) -> Counts {
+        if traffic.engine().is_none() {
+            let payload = traffic.payload();
+            self.forwarded += payload;
+            return payload;
+        }
+        let mut payload = Counts::default();
+        for (engine, counts) in traffic.by_engine() {
+            if let Some(sum) = self.tunnels.get_mut(engine as usize) {
+                *sum += counts;
+            }
+            payload += counts;
+        }
+        payload
+    }
+
     /// All payload.
     pub fn total(&self) -> Counts {
         let mut total = self.forwarded;
@@ -228,11 +224,6 @@ impl Registry {
         self.table().open.values().cloned().collect()
     }
 
-    /// Their numbers.
-    pub fn tunnel_ids(&self) -> HashSet<u64> {
-        self.table().open.keys().copied().collect()
-    }
-
     /// One of them.
     pub fn tunnel(&self, id: u64) -> Option<Arc<Tunnel>> {
         self.table().open.get(&id).cloned()
@@ -240,26 +231,32 @@ impl Registry {
 
     /// What was moved so far, and by what. Never less than before.
     pub fn moved(&self) -> Moved {
-        let (open, mut sum) = {
+        self.look(|_, _| {})
+    }
+
+    /// The same; and each tunnel on the way, with its payload.
+    pub fn look(&self, mut see: impl FnMut(&Arc<Tunnel>, Counts)) -> Moved {
+        let (open, ended) = {
             let table = self.table();
             let open: Vec<_> = table.open.values().cloned().collect();
             (open, table.ended)
         };
-        let mut moved = Moved::default();
-        // Not under the lock: the counters of a spliced tunnel are system calls away.
+        let mut moved = Moved {
+            tunnels: ended.tunnels,
+            forwarded: ended.forwarded,
+            ..Moved::default()
+        };
+        // Not under the lock: there may be thousands.
         for tunnel in open {
-            sum.add(&tunnel.traffic);
+            let payload = moved.add(&tunnel.traffic);
             let engine = tunnel.traffic.engine();
             match engine.and_then(|engine| moved.open.get_mut(engine as usize)) {
                 Some(count) => *count += 1,
                 None => moved.forwarding += 1,
             }
+            see(&tunnel, payload);
         }
-        Moved {
-            tunnels: sum.tunnels,
-            forwarded: sum.forwarded,
-            ..moved
-        }
+        moved
     }
 
     /// Counts that the configuration was read again, and accepted or refused: why.

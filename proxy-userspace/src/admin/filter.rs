@@ -67,6 +67,24 @@ impl Sort {
     }
 }
 
+impl Sort {
+    /// Does the same to what has only numbers, and stands by age; if that is enough.
+    pub(super) fn apply_to_numbers<T>(
+        self,
+        items: &mut [&T],
+        rate: fn(&T) -> f64,
+        bytes: fn(&T) -> u64,
+    ) -> bool {
+        match self {
+            Self::Rate => items.sort_by(|one, other| rate(other).total_cmp(&rate(one))),
+            Self::Bytes => items.sort_by_key(|item| std::cmp::Reverse(bytes(item))),
+            Self::Age => {}
+            Self::Client | Self::Target | Self::Engine => return false,
+        }
+        true
+    }
+}
+
 impl Filter {
     /// Reads the query of a URL, `key=value&...`.
     ///

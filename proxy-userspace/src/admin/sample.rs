@@ -1,13 +1,15 @@
-//! Looks at all tunnels, at most so often, whoever asks: the counters of a tunnel in the kernel are system calls away.
+//! Looks at all tunnels, at most so often, whoever asks.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
-use super::TunnelView;
-use crate::{registry::Registry, relay::Counts};
+use super::{Filter, Listing, TunnelView};
+use crate::{
+    registry::{Moved, Registry, Tunnel},
+    relay::Counts,
+};
 
 /// How old a look may be. Bytes are seen within two seconds of their flowing.
 const FRESH: Duration = Duration::from_millis(900);
@@ -29,13 +31,22 @@ pub(super) struct Sampler {
 #[derive(Debug)]
 pub(super) struct Sample {
     taken: Instant,
-    counts: HashMap<u64, Counts>,
-    /// All of them.
-    pub(super) tunnels: Vec<TunnelView>,
-    /// All bytes since the process began.
-    pub(super) total: Counts,
-    /// How fast those grow.
+    /// All of them, the oldest first.
+    seen: Vec<Seen>,
+    /// What is open and was moved, in sums.
+    pub(super) moved: Moved,
+    /// How fast all that grows.
     pub(super) rates: Rates,
+}
+
+/// A tunnel as it was.
+#[derive(Debug)]
+struct Seen {
+    id: u64,
+    /// Not held: nobody may look again for long.
+    tunnel: Weak<Tunnel>,
+    payload: Counts,
+    rates: Rates,
 }
 
 impl Sampler {
@@ -56,33 +67,94 @@ impl Sampler {
 
 impl Sample {
     fn take(registry: &Registry, before: Option<&Self>, now: Instant) -> Self {
-        let mut counts = HashMap::new();
-        let mut tunnels = Vec::new();
-        for tunnel in registry.tunnels() {
-            let moved = tunnel.traffic.payload();
+        let mut seen = Vec::new();
+        let moved = registry.look(|tunnel, payload| {
             // One that was not there before has been as fast as it was since it began.
             let (earlier, since) = match before {
-                Some(sample) if tunnel.since < sample.taken => (
-                    sample.counts.get(&tunnel.id).copied().unwrap_or_default(),
-                    sample.taken,
-                ),
+                Some(sample) if tunnel.since < sample.taken => {
+                    let earlier = sample.find(tunnel.id).map(|seen| seen.payload);
+                    (earlier.unwrap_or_default(), sample.taken)
+                }
                 _ => (Counts::default(), tunnel.since),
             };
-            let rates = Rates::of(earlier, moved, now.saturating_duration_since(since));
-            counts.insert(tunnel.id, moved);
-            tunnels.push(TunnelView::new(&tunnel, moved, rates));
-        }
-        let total = registry.moved().total();
+            seen.push(Seen {
+                id: tunnel.id,
+                tunnel: Arc::downgrade(tunnel),
+                payload,
+                rates: Rates::of(earlier, payload, now.saturating_duration_since(since)),
+            });
+        });
+        seen.sort_unstable_by_key(|seen| seen.id);
         let rates = before.map_or_else(Rates::default, |sample| {
-            Rates::of(sample.total, total, now.duration_since(sample.taken))
+            let time = now.duration_since(sample.taken);
+            Rates::of(sample.moved.total(), moved.total(), time)
         });
         Self {
             taken: now,
-            counts,
-            tunnels,
-            total,
+            seen,
+            moved,
             rates,
         }
+    }
+
+    fn find(&self, id: u64) -> Option<&Seen> {
+        let found = self.seen.binary_search_by_key(&id, |seen| seen.id);
+        self.seen.get(found.ok()?)
+    }
+
+    /// One of them, if it is still open.
+    pub(super) fn tunnel(&self, id: u64) -> Option<TunnelView> {
+        self.find(id)?.view()
+    }
+
+    /// Those that fit and are still open, in order.
+    pub(super) fn listing(&self, filter: &Filter) -> Listing {
+        let limit = filter.limit.unwrap_or(usize::MAX);
+        let sum = |of: fn(&Seen) -> f64| self.seen.iter().map(of).sum();
+        if !filter.is_explicit() && limit < self.seen.len() {
+            // Of thousands, those that are not shown need no text.
+            let mut seen: Vec<&Seen> = self.seen.iter().collect();
+            if filter
+                .sort
+                .apply_to_numbers(&mut seen, Seen::speed, Seen::bytes)
+            {
+                let still_open = seen.into_iter().filter_map(Seen::view);
+                return Listing {
+                    total: self.seen.len(),
+                    up_rate: sum(|seen| seen.rates.up),
+                    down_rate: sum(|seen| seen.rates.down),
+                    tunnels: still_open.take(limit).collect(),
+                };
+            }
+        }
+        let open = self.seen.iter().filter_map(Seen::view);
+        let mut tunnels: Vec<_> = open.filter(|view| filter.fits(view)).collect();
+        let sum = |of: fn(&TunnelView) -> f64| tunnels.iter().map(of).sum();
+        let (up_rate, down_rate) = (sum(|view| view.up_rate), sum(|view| view.down_rate));
+        let total = tunnels.len();
+        filter.sort.apply(&mut tunnels);
+        tunnels.truncate(limit);
+        Listing {
+            total,
+            up_rate,
+            down_rate,
+            tunnels,
+        }
+    }
+}
+
+impl Seen {
+    fn view(&self) -> Option<TunnelView> {
+        let tunnel = self.tunnel.upgrade()?;
+        Some(TunnelView::new(&tunnel, self.payload, self.rates))
+    }
+
+    fn speed(&self) -> f64 {
+        self.rates.up + self.rates.down
+    }
+
+    fn bytes(&self) -> u64 {
+        self.payload.to_client + self.payload.to_upstream
     }
 }
 

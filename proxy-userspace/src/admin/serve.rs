@@ -30,7 +30,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Filter, Listing, Place, Status, TunnelView,
+    Filter, Place, Status, TunnelView,
     bind::{Endpoint, bind},
     filter::decode,
     sample::{Rates, Sampler},
@@ -186,7 +186,7 @@ impl Admin {
             ("GET" | "HEAD", []) => text(StatusCode::OK, INDEX),
             ("GET" | "HEAD", ["status"]) => self.status(shared),
             ("GET" | "HEAD", ["tunnels"]) => match Filter::from_query(query) {
-                Ok(filter) => json(&self.listing(shared, &filter)),
+                Ok(filter) => json(&self.sampler.sample(&shared.registry).listing(&filter)),
                 Err(why) => error(StatusCode::BAD_REQUEST, &why),
             },
             ("GET" | "HEAD", ["tunnels", id]) => match self.tunnel(shared, id) {
@@ -226,7 +226,8 @@ impl Admin {
 
     fn status(&self, shared: &Shared) -> Reply {
         let sample = self.sampler.sample(&shared.registry);
-        let moved = shared.registry.moved();
+        let moved = &sample.moved;
+        let total = moved.total();
         let tunnels = EngineKind::ALL.into_iter().map(|engine| {
             let open = moved.open.get(engine as usize).copied().unwrap_or_default();
             (engine.to_string(), open)
@@ -247,8 +248,8 @@ impl Admin {
             tunnels: tunnels.collect(),
             forwarding: moved.forwarding,
             tunnels_max: shared.room,
-            up: sample.total.to_upstream,
-            down: sample.total.to_client,
+            up: total.to_upstream,
+            down: total.to_client,
             up_rate: sample.rates.up,
             down_rate: sample.rates.down,
             refusals: shared.metrics.refusals(),
@@ -258,34 +259,12 @@ impl Admin {
         })
     }
 
-    fn listing(&self, shared: &Shared, filter: &Filter) -> Listing {
-        let sample = self.sampler.sample(&shared.registry);
-        // Some have ended since.
-        let open = shared.registry.tunnel_ids();
-        let is_open = |view: &&TunnelView| open.contains(&view.id);
-        let tunnels = sample.tunnels.iter().filter(is_open);
-        let fit = tunnels.filter(|view| filter.fits(view));
-        let mut tunnels: Vec<_> = fit.cloned().collect();
-        let rate = |of: fn(&TunnelView) -> f64| tunnels.iter().map(of).sum();
-        let (up_rate, down_rate) = (rate(|view| view.up_rate), rate(|view| view.down_rate));
-        let total = tunnels.len();
-        filter.sort.apply(&mut tunnels);
-        tunnels.truncate(filter.limit.unwrap_or(usize::MAX));
-        Listing {
-            total,
-            up_rate,
-            down_rate,
-            tunnels,
-        }
-    }
-
     fn tunnel(&self, shared: &Shared, id: &str) -> Option<TunnelView> {
         let id: u64 = id.parse().ok()?;
         let tunnel = shared.registry.tunnel(id)?;
         let sample = self.sampler.sample(&shared.registry);
-        let seen = sample.tunnels.iter().find(|view| view.id == id);
-        // One that has just begun.
-        Some(seen.cloned().unwrap_or_else(|| now(&tunnel)))
+        // One that has just begun is not there yet.
+        Some(sample.tunnel(id).unwrap_or_else(|| now(&tunnel)))
     }
 
     fn set_level(&self, query: &str) -> Reply {

@@ -14,9 +14,11 @@ use aya::{
 use proxy_common::{Direction, Flow, globals, maps, programs, request, sizes};
 use rustix::thread::{CapabilitySet, capabilities};
 use thiserror::Error;
+use tracing::debug;
 
 use super::{
     btf::{self, Btf, BtfError},
+    mapped::Mapped,
     version::SOUND_KERNELS,
 };
 use crate::net::sockopt;
@@ -182,6 +184,7 @@ impl Object {
             .saturating_mul(32)
             .next_power_of_two()
             .clamp(4096, u32::try_from(sizes::EVENTS_BYTES).unwrap_or(u32::MAX));
+        let directions = sockets;
         let mut ebpf = EbpfLoader::new()
             .override_global(globals::COPIED_SEQ, &copied_seq, true)
             .override_global(globals::WRITE_SEQ, &write_seq, true)
@@ -211,6 +214,7 @@ impl Object {
                 brake,
                 sockets: Mutex::new(sockets),
                 flows: Mutex::new(take(&mut ebpf, maps::FLOWS)?),
+                mapped: map_directions(&ebpf, directions),
                 directions: Mutex::new(take(&mut ebpf, maps::DIRECTIONS)?),
                 requests: Mutex::new(take(&mut ebpf, maps::REQUESTS)?),
                 lost_events: take(&mut ebpf, maps::LOST_EVENTS)?,
@@ -242,6 +246,16 @@ where
 }
 
 /// Takes a map out of the object as the type its name promises.
+/// The array of directions in our memory; without it, its counters are system calls away.
+fn map_directions(ebpf: &Ebpf, entries: u32) -> Option<Mapped> {
+    let aya::maps::Map::Array(array) = ebpf.map(maps::DIRECTIONS)? else {
+        return None;
+    };
+    Mapped::new(array.fd(), entries)
+        .inspect_err(|error| debug!(%error, "the counters of the kernel cannot be mapped"))
+        .ok()
+}
+
 fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, LoadError>
 where
     T: TryFrom<aya::maps::Map, Error = MapError>,
@@ -252,12 +266,14 @@ where
     Ok(T::try_from(map)?)
 }
 
-/// The maps and the filter of every socket, usable from any task. Every operation is one system call.
+/// The maps and the filter of every socket, usable from any task. Every operation is one system call, but for
+/// [`Tables::redirected`].
 pub struct Tables {
     brake: ProgramFd,
     sockets: Mutex<SockHash<MapData, u64>>,
     flows: Mutex<HashMap<MapData, u64, FlowWords>>,
     directions: Mutex<Array<MapData, DirectionWords>>,
+    mapped: Option<Mapped>,
     requests: Mutex<Array<MapData, u64>>,
     lost_events: Array<MapData, u64>,
 }
@@ -320,6 +336,15 @@ impl Tables {
     pub fn direction(&self, slot: u32) -> io::Result<Direction> {
         let words = lock(&self.directions).get(&slot, 0).map_err(os_error)?;
         Ok(bytemuck::cast(words))
+    }
+
+    /// The bytes redirected in a direction, for whoever only watches.
+    pub fn redirected(&self, slot: u32) -> u64 {
+        let mapped = self
+            .mapped
+            .as_ref()
+            .and_then(|mapped| mapped.redirected(slot));
+        mapped.unwrap_or_else(|| self.direction(slot).map_or(0, |state| state.redirected))
     }
 
     /// Makes a slot ready for its next user. No socket may be using it.

@@ -78,9 +78,11 @@ impl Process {
                 self.start.set(boot + seconds(begun));
             }
         }
-        if let Ok(descriptors) = fs::read_dir("/proc/self/fd") {
-            self.descriptors.set(number(descriptors.count() as u64));
-        }
+        // Since Linux 6.2 the size is how many there are; before, it is 0 (proc_readfd_count).
+        let count = fs::metadata("/proc/self/fd").map_or(0, |meta| meta.len());
+        let counted = || fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64);
+        self.descriptors
+            .set(number(if count > 0 { count } else { counted() }));
         let limit = getrlimit(Resource::Nofile).current;
         self.max_descriptors.set(limit.map_or(i64::MAX, number));
     }

@@ -1,4 +1,4 @@
-//! System calls that no dependency wraps safely. The only `unsafe` code of this crate.
+//! System calls that no dependency wraps safely. With `kernel/mapped.rs`, the only `unsafe` code of this crate.
 
 #![expect(
     unsafe_code,

@@ -78,10 +78,7 @@ impl KernelCounters {
         if self.detached.load(Relaxed) {
             return Counts::default();
         }
-        let redirected = |slot| {
-            let state = self.slots.tables().direction(slot);
-            state.map_or(0, |state| state.redirected)
-        };
+        let redirected = |slot| self.slots.tables().redirected(slot);
         let [up, down] = self.pair;
         Counts {
             to_client: redirected(down),
