@@ -159,7 +159,7 @@ pub const BACKLOG_POLL_MAX: Duration = Duration::from_millis(20);
 
 // The admin endpoint.
 
-/// Connections to it that are served at a time.
+/// Connections to each of its listeners that are served at a time.
 pub const MAX_ADMIN_CONNECTIONS: usize = 16;
 
 /// How long one may take for a request.

@@ -18,6 +18,7 @@ use proxy_tests::{
     payload::Payload,
     require_root_or_skip,
 };
+use regex_lite::Regex;
 use serde_json::Value;
 
 use crate::scene::client;
@@ -360,6 +361,54 @@ fn who_may_do_what() {
     );
 }
 
+/// The names and kinds of a list of metrics.
+fn documented(list: &str) -> impl Iterator<Item = (&str, &str)> {
+    list.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let name = cells.next()?.trim_end_matches('`');
+        Some((name, cells.next()?))
+    })
+}
+
+/// What is drawn and what is warned of is there.
+#[test]
+fn dashboard_and_alerts_are_about_metrics_that_there_are() {
+    let read = |name: &str| fs::read_to_string(format!("../deploy/monitoring/{name}")).unwrap();
+    let list = read("METRICS.md");
+    let series: Vec<String> = documented(&list)
+        .flat_map(|(name, kind)| {
+            let suffixes: &[&str] = match kind {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                "info" => &["_info"],
+                _ => &[""],
+            };
+            suffixes.iter().map(move |suffix| format!("{name}{suffix}"))
+        })
+        .collect();
+    let dashboard: Value = serde_json::from_str(&read("dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let drawn = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    let drawn = drawn.map(|target| target["expr"].as_str().unwrap().to_owned());
+    let alerts = read("alerts.yaml");
+    let expressions: Vec<String> = drawn.chain([alerts]).collect();
+    let name = Regex::new(r"\b(underpass|process)_[a-z_]+\b").unwrap();
+    let mut used = 0;
+    for expression in &expressions {
+        for found in name.find_iter(expression) {
+            used += 1;
+            assert!(
+                series.iter().any(|series| series == found.as_str()),
+                "there is no {}",
+                found.as_str()
+            );
+        }
+    }
+    assert!(used > 30, "{used} uses");
+}
+
 /// The list for users, and what is told, are the same.
 #[test]
 fn every_metric_is_documented() {
@@ -393,13 +442,8 @@ fn every_metric_is_documented() {
         .collect();
     told.sort();
     let list = fs::read_to_string("../deploy/monitoring/METRICS.md").unwrap();
-    let mut documented: Vec<String> = list
-        .lines()
-        .filter_map(|line| {
-            let mut cells = line.strip_prefix("| `")?.split(" | ");
-            let name = cells.next()?.trim_end_matches('`');
-            Some(format!("{name} {}", cells.next()?))
-        })
+    let mut documented: Vec<String> = documented(&list)
+        .map(|(name, kind)| format!("{name} {kind}"))
         .collect();
     documented.sort();
     let only = |these: &[String], others: &[String]| -> Vec<String> {
@@ -474,6 +518,44 @@ fn diagnostics_are_json_if_wanted() {
     for line in lines.finish() {
         serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
+}
+
+/// Browsers get a page that takes nothing from elsewhere; others get a list.
+#[test]
+fn the_page_is_one_file() {
+    require_root_or_skip!();
+    let lab = Lab::new();
+    let daemon = Setup::open(&lab)
+        .config(&lab, "[admin]\nlisten = \"127.0.0.1:9128\"\n")
+        .start();
+    let ask = |accept: &str| {
+        let stream = lab
+            .proxy
+            .run_in(|| TcpStream::connect("127.0.0.1:9128"))
+            .unwrap();
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: localhost:9128\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        );
+        exchange(stream, &request)
+    };
+    let (status, page) = ask("text/html,application/xhtml+xml,*/*;q=0.8");
+    assert_eq!(status, 200);
+    assert!(page.starts_with("<!doctype html>"), "{page}");
+    assert!(!page.contains("src="), "nothing is fetched");
+    let links: Vec<&str> = page.split("href=\"").skip(1).collect();
+    assert!(
+        links.iter().all(|link| link.starts_with("data:")),
+        "{links:?}"
+    );
+    assert!(
+        !page
+            .replace("http://www.w3.org/2000/svg", "")
+            .contains("http")
+    );
+    let (status, list) = ask("*/*");
+    assert_eq!(status, 200);
+    assert!(list.contains("GET  /tunnels"), "{list}");
+    drop(daemon);
 }
 
 /// Nobody is there.

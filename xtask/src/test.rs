@@ -101,7 +101,7 @@ enum Part {
     Unit,
     /// The checked-in BPF object against its sources
     Object,
-    /// The fuzz targets, for half a minute
+    /// The fuzz targets, for a moment
     Fuzz,
     /// The BPF program with its log, in the kernel
     ProgramLog,

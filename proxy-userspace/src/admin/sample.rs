@@ -1,9 +1,11 @@
 //! Looks at all tunnels, at most so often, whoever asks.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
+
+use tokio::{sync::Mutex, time::sleep};
 
 use super::{Filter, Listing, TunnelView};
 use crate::{
@@ -13,6 +15,12 @@ use crate::{
 
 /// How old a look may be. Bytes are seen within two seconds of their flowing.
 const FRESH: Duration = Duration::from_millis(900);
+
+/// How old one may be to say how fast tunnels are since.
+const STALE: Duration = Duration::from_secs(5);
+
+/// Without one, how far apart two are taken.
+const APART: Duration = Duration::from_millis(500);
 
 /// Bytes in a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -50,23 +58,28 @@ struct Seen {
 }
 
 impl Sampler {
-    /// All tunnels, as they were a moment ago at most.
-    pub(super) fn sample(&self, registry: &Registry) -> Arc<Sample> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if let Some(sample) = &*last
-            && now.duration_since(sample.taken) < FRESH
-        {
-            return Arc::clone(sample);
-        }
-        let sample = Arc::new(Sample::take(registry, last.as_deref(), now));
+    /// All tunnels, as they were a moment ago at most, and as fast as they were then.
+    pub(super) async fn sample(&self, registry: &Registry) -> Arc<Sample> {
+        // Whoever comes in the meantime gets the same.
+        let mut last = self.last.lock().await;
+        let before = match last.as_ref() {
+            Some(sample) if sample.taken.elapsed() < FRESH => return Arc::clone(sample),
+            Some(sample) if sample.taken.elapsed() < STALE => Arc::clone(sample),
+            _ => {
+                let first = Arc::new(Sample::take(registry, None));
+                sleep(APART).await;
+                first
+            }
+        };
+        let sample = Arc::new(Sample::take(registry, Some(&before)));
         *last = Some(Arc::clone(&sample));
         sample
     }
 }
 
 impl Sample {
-    fn take(registry: &Registry, before: Option<&Self>, now: Instant) -> Self {
+    fn take(registry: &Registry, before: Option<&Self>) -> Self {
+        let now = Instant::now();
         let mut seen = Vec::new();
         let moved = registry.look(|tunnel, payload| {
             // One that was not there before has been as fast as it was since it began.

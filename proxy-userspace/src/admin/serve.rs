@@ -14,7 +14,10 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN},
+    header::{
+        ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue,
+        ORIGIN,
+    },
     server::conn::http1,
     service::service_fn,
 };
@@ -72,16 +75,17 @@ pub struct Admin {
     commands: mpsc::Sender<Command>,
     levels: Levels,
     sampler: Sampler,
-    connections: Arc<Semaphore>,
 }
 
 type Reply = Response<Full<Bytes>>;
 
 /// Serves whoever connects, for as long as the process runs.
 async fn serve(admin: Arc<Admin>, endpoint: Endpoint, rights: Rights) {
+    // Of its own: whoever holds all connections to one listener keeps nobody away from another.
+    let connections = Arc::new(Semaphore::new(MAX_ADMIN_CONNECTIONS));
     loop {
         // Whoever comes when all are in use waits in the kernel's queue.
-        let Ok(permit) = Arc::clone(&admin.connections).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
             return;
         };
         let accepted = match &endpoint {
@@ -125,7 +129,6 @@ impl Admin {
             commands,
             levels,
             sampler: Sampler::default(),
-            connections: Arc::new(Semaphore::new(MAX_ADMIN_CONNECTIONS)),
         })
     }
 
@@ -183,24 +186,29 @@ impl Admin {
         }
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match (request.method().as_str(), segments.as_slice()) {
+            ("GET" | "HEAD", []) if wants_html(&request) => page(),
             ("GET" | "HEAD", []) => text(StatusCode::OK, INDEX),
-            ("GET" | "HEAD", ["status"]) => self.status(shared),
+            ("GET" | "HEAD", ["status"]) => self.status(shared).await,
             ("GET" | "HEAD", ["tunnels"]) => match Filter::from_query(query) {
-                Ok(filter) => json(&self.sampler.sample(&shared.registry).listing(&filter)),
+                Ok(filter) => json(&self.sampler.sample(&shared.registry).await.listing(&filter)),
                 Err(why) => error(StatusCode::BAD_REQUEST, &why),
             },
-            ("GET" | "HEAD", ["tunnels", id]) => match self.tunnel(shared, id) {
+            ("GET" | "HEAD", ["tunnels", id]) => match self.tunnel(shared, id).await {
                 Some(view) => json(&view),
                 None => not_found(path),
             },
             ("POST", ["tunnels", "kill"]) => match Filter::from_query(query) {
-                Ok(filter) if filter.is_explicit() => kill(shared, &filter),
+                Ok(filter) if filter.is_explicit() => {
+                    json(&json!({ "killed": kill(shared, &filter) }))
+                }
                 Ok(_) => error(StatusCode::BAD_REQUEST, "say which tunnels, or all=true"),
                 Err(why) => error(StatusCode::BAD_REQUEST, &why),
             },
             ("POST", ["tunnels", id, "kill"]) => match Filter::from_query(&format!("id={id}")) {
-                Ok(filter) if self.tunnel(shared, id).is_some() => kill(shared, &filter),
-                Ok(_) => not_found(path),
+                Ok(filter) => match kill(shared, &filter) {
+                    killed if killed.is_empty() => not_found(path),
+                    killed => json(&json!({ "killed": killed })),
+                },
                 Err(why) => error(StatusCode::BAD_REQUEST, &why),
             },
             ("GET" | "HEAD", ["log-level"]) => json(&json!({ "level": self.levels.get() })),
@@ -224,8 +232,8 @@ impl Admin {
         }
     }
 
-    fn status(&self, shared: &Shared) -> Reply {
-        let sample = self.sampler.sample(&shared.registry);
+    async fn status(&self, shared: &Shared) -> Reply {
+        let sample = self.sampler.sample(&shared.registry).await;
         let moved = &sample.moved;
         let total = moved.total();
         let tunnels = EngineKind::ALL.into_iter().map(|engine| {
@@ -259,10 +267,10 @@ impl Admin {
         })
     }
 
-    fn tunnel(&self, shared: &Shared, id: &str) -> Option<TunnelView> {
+    async fn tunnel(&self, shared: &Shared, id: &str) -> Option<TunnelView> {
         let id: u64 = id.parse().ok()?;
         let tunnel = shared.registry.tunnel(id)?;
-        let sample = self.sampler.sample(&shared.registry);
+        let sample = self.sampler.sample(&shared.registry).await;
         // One that has just begun is not there yet.
         Some(sample.tunnel(id).unwrap_or_else(|| now(&tunnel)))
     }
@@ -301,6 +309,7 @@ impl Admin {
 
 /// What there is, for whoever looks around.
 const INDEX: &str = "\
+GET  /                    this list, and for browsers a page
 GET  /healthz             whether the process runs
 GET  /readyz              whether clients are served
 GET  /metrics             for Prometheus
@@ -316,13 +325,37 @@ POST /reload              reads the configuration again
 POST /drain               serves no more clients, and ends with the last of them
 ";
 
+/// For browsers: one file, which asks for the rest of what is here once a second.
+const PAGE: &str = include_str!("page.html");
+
+/// Nothing of the page comes from elsewhere, or goes there.
+const PAGE_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; \
+    script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Whether a browser asks.
+fn wants_html(request: &Request<Incoming>) -> bool {
+    let accepted = request.headers().get(ACCEPT);
+    accepted.is_some_and(|accepted| {
+        accepted
+            .to_str()
+            .is_ok_and(|accepted| accepted.contains("text/html"))
+    })
+}
+
+fn page() -> Reply {
+    let mut reply = typed(PAGE.to_owned(), "text/html; charset=utf-8");
+    let policy = HeaderValue::from_static(PAGE_POLICY);
+    reply.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    reply
+}
+
 /// How a tunnel is now, without knowing how fast it is.
 fn now(tunnel: &Tunnel) -> TunnelView {
     TunnelView::new(tunnel, tunnel.traffic.payload(), Rates::default())
 }
 
-/// Ends the tunnels that fit.
-fn kill(shared: &Shared, filter: &Filter) -> Reply {
+/// Ends the tunnels that fit: which.
+fn kill(shared: &Shared, filter: &Filter) -> Vec<u64> {
     let mut killed = Vec::new();
     for tunnel in shared.registry.tunnels() {
         if filter.fits(&now(&tunnel)) {
@@ -331,7 +364,7 @@ fn kill(shared: &Shared, filter: &Filter) -> Reply {
         }
     }
     info!(tunnels = killed.len(), "killed at the admin endpoint");
-    json(&json!({ "killed": killed }))
+    killed
 }
 
 /// Whether a page of another site cannot have asked, not even one whose name leads here.

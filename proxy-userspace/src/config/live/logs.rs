@@ -83,7 +83,7 @@ impl LogEntry {
     /// Writes the record, if it is meant for this log.
     pub fn write(&self, record: &Record<'_>, live: &Live) {
         let Some(lines) = &self.lines else { return };
-        let is_served = record.refusal.is_none() && !matches!(record.status, 0 | 400..);
+        let is_served = record.refusal.is_none() && record.status != 0;
         let is_wanted = match self.only {
             None => true,
             Some(Only::Served) => is_served,
