@@ -213,7 +213,11 @@ fn open_admin(config: &file::Admin, admin: &Arc<Admin>) -> anyhow::Result<Vec<Jo
             let endpoint = endpoint
                 .map_err(|error| anyhow!("cannot open the admin endpoint at {address}: {error}"))?;
             endpoints.push(endpoint);
-            info!("admin endpoint at http://{address}, to look only");
+            if rights == Rights::Metrics {
+                info!("metrics at http://{address}/metrics");
+            } else {
+                info!("admin endpoint at http://{address}, to look only");
+            }
         }
     }
     let (path, is_wanted) = match &config.socket {

@@ -46,7 +46,8 @@ struct Table {
 /// What is open, and what was moved since the process began.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moved {
-    /// Tunnels that are open, by the engine that carries them, in the order of [`EngineKind::ALL`](crate::relay::EngineKind::ALL).
+    /// Tunnels that are open, by the engine that carries them, in the order of
+    /// [`EngineKind::ALL`](crate::relay::EngineKind::ALL).
     pub open: [usize; 3],
     /// Requests that are being forwarded.
     pub forwarding: usize,

@@ -32,7 +32,11 @@ pub(super) fn line(record: &Record<'_>) -> String {
         "[{}] \"{} {} {}\" {} {} {} {} {} - \"{}\" \"{}\" \"{}\" \"{}\" \"{}\" {} {} {} {} {}",
         started(record),
         record.method,
-        if is_tunnel { "-" } else { &record.url },
+        if is_tunnel {
+            "-".into()
+        } else {
+            quote(&record.url, Quoting::Quotes)
+        },
         record
             .version
             .map_or("-".to_owned(), |version| format!("HTTP/{version}")),
@@ -118,6 +122,16 @@ mod tests {
              \"curl/8 \\\"x\\\"\\n\" \"-\" \"-\" \"91.198.174.192:443\" - 172.30.109.95:50000 \
              172.30.109.95:3128 172.30.109.89:44476 -"
         );
+    }
+
+    #[test]
+    fn a_url_stays_between_its_quotes() {
+        let record = Record {
+            method: "GET",
+            url: "http://h/a\"b".into(),
+            ..example()
+        };
+        assert!(line(&record).contains(r#" "GET http://h/a\"b HTTP/1.1" "#));
     }
 
     #[test]

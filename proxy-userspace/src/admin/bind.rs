@@ -137,7 +137,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             "there is a file that is no socket",
         ));
     }
-    match std::os::unix::net::UnixStream::connect(path) {
+    // Without waiting, which a process that hangs would let us do for ever.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }

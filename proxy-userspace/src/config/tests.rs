@@ -121,6 +121,8 @@ fn logs_have_their_format_and_their_requests() {
         ),
         ("to = \"udp://x\"", "has no port"),
         ("sni = [\"a.test\"]", "only rules can ask for `sni`"),
+        ("mark = [\"1\"]", "not known any more"),
+        ("connections_above = 3", "not known any more"),
         ("when = [\"nobody\"]", "nobody"),
         ("formats = \"squid\"", "did you mean"),
     ] {

@@ -172,6 +172,7 @@ impl Tunnel {
     pub fn record(&self, event: Event) -> Record<'_> {
         let counts = self.traffic.counts();
         let plain = self.plain.as_deref();
+        let engine = self.traffic.engine();
         let from_client = counts.to_upstream.saturating_sub(self.traffic.asked());
         Record {
             event,
@@ -184,7 +185,12 @@ impl Tunnel {
             user: self.user.as_deref(),
             certificate: self.certificate.as_deref(),
             tag: plain.map_or(Tag::TcpTunnel, |_| Tag::TcpMiss),
-            status: plain.map_or(200, |_| 101),
+            status: match (plain, engine) {
+                (None, _) => 200,
+                (Some(_), Some(_)) => 101,
+                // It has no answer yet, or somebody else knows which.
+                (Some(_), None) => 0,
+            },
             sent: counts.to_client,
             received: self.head_bytes + from_client,
             method: plain.map_or("CONNECT", |plain| &plain.method),
@@ -201,7 +207,7 @@ impl Tunnel {
             parent: self.parent.as_deref(),
             content_type: None,
             rule: self.rule.as_deref(),
-            engine: self.traffic.engine(),
+            engine,
             declined: None,
             moved_after: None,
             ending: None,

@@ -11,12 +11,12 @@ use std::{
 
 use super::{EngineKind, Side, sockmap::KernelCounters};
 
-/// Bytes written so far, by peer.
+/// Bytes written so far, by peer: all of them, or the payload, as is said where they come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// To the client, the `200` included.
+    /// To the client.
     pub to_client: u64,
-    /// To the upstream, what asked a parent for the tunnel included.
+    /// To the upstream.
     pub to_upstream: u64,
 }
 
@@ -179,7 +179,7 @@ impl Traffic {
         settled.or(read).unwrap_or_default()
     }
 
-    /// The bytes moved so far.
+    /// The bytes moved so far, our answer and our question included.
     pub fn counts(&self) -> Counts {
         let kernel = self.spliced();
         Counts {

@@ -21,7 +21,7 @@ use crate::{
     },
     http::Head,
     lines::{Destination, Lines, Trouble},
-    policy::{self, Facts, ServerName, Term, User},
+    policy::{self, Facts, ServerName, Term, Test, User},
 };
 
 /// An access log.
@@ -55,11 +55,6 @@ impl LogEntry {
             terms: Vec::new(),
             lines: None,
         }
-    }
-
-    /// What its writer works through, once it is open.
-    pub fn lines(&self) -> Option<&Lines> {
-        self.lines.as_ref()
     }
 
     /// The conditions on what is written to it.
@@ -253,6 +248,14 @@ pub(super) fn logs<'a>(
         {
             return Err(at("an interval is one second at least"));
         }
+        let terms = compiler.entry(&entry.conditions(), &place)?;
+        // They are about the moment of the request.
+        let is_past = |test: &Test| matches!(test, Test::Mark(_) | Test::Connections(_));
+        if terms.iter().any(|term| term.mentions(is_past)) {
+            return Err(at(
+                "a log cannot ask for `mark` or `connections_above`: they are not known any more when it is written",
+            ));
+        }
         Ok(LogEntry {
             format: entry
                 .format
@@ -262,7 +265,7 @@ pub(super) fn logs<'a>(
             start: entry.start,
             interval: entry.interval.map(|interval| interval.0),
             only: entry.only,
-            terms: compiler.entry(&entry.conditions(), &place)?,
+            terms,
             ..LogEntry::new(destination.map_or(Destination::Stdout, |to| to.0.clone()))
         })
     };
