@@ -18,7 +18,8 @@ use clap::Subcommand;
 
 use self::build::Variant;
 use crate::{
-    cmd, privilege::Privilege, repo, report::Report, run, setup::HINT as SETUP, test::PROXY, tools,
+    artifact, cmd, privilege::Privilege, repo, report::Report, run, setup::HINT as SETUP,
+    test::PROXY, tools,
 };
 
 pub(crate) use verify::verify;
@@ -100,9 +101,7 @@ pub(crate) fn check_logging(report: &mut Report) {
     }
     report.attempt(name, || {
         // Where its dependencies are built already; who builds on will have to link again.
-        // It need not be fast, and the optimiser would take most of the time.
-        let unoptimised = ["--config", "profile.dev.package.underpass.opt-level=0"];
-        let build = [PROXY.as_slice(), &unoptimised].concat();
+        let build = [PROXY.as_slice(), &artifact::UNOPTIMISED].concat();
         let proxy = run::logging(&build, &repo::target_dir())?;
         let mut doctor = privilege.command(&proxy, &[("RUST_LOG", "info".into())])?;
         let output = doctor.arg("doctor").output().context("cannot ask doctor")?;

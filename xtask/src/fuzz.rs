@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cmd, repo, report::Report, tools};
+use crate::{artifact, cmd, repo, report::Report, tools};
 
 /// How long continuous integration runs each target, in seconds.
 const BRIEF: u64 = 20;
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(reason) = missing() {
         bail!("fuzzing needs {reason}");
     }
-    fuzz(&args.targets, args.secs)?;
+    fuzz(&args.targets, args.secs, &[])?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 pub(crate) fn check(name: &str, report: &mut Report) {
     match missing() {
         Some(reason) => report.skip(name, format!("needs {reason}")),
-        None => report.part(name, || fuzz(&targets()?, BRIEF)),
+        None => report.part(name, || fuzz(&targets()?, BRIEF, &artifact::UNOPTIMISED)),
     }
 }
 
@@ -58,9 +58,10 @@ fn missing() -> Option<&'static str> {
     (!has_compiler).then_some("a C++ compiler, for libFuzzer: install g++ or clang")
 }
 
-/// Runs the targets side by side, each from what it found before and from the seeds that are checked in.
-fn fuzz(targets: &[String], secs: u64) -> Result<()> {
-    let programs = build(targets)?;
+/// Builds the targets with these options of cargo, and runs them side by side, each from what it found before and from
+/// the seeds that are checked in.
+fn fuzz(targets: &[String], secs: u64, options: &[&str]) -> Result<()> {
+    let programs = build(targets, options)?;
     let output = output();
     let mut running = Vec::new();
     for target in targets {
@@ -113,8 +114,9 @@ fn fuzz(targets: &[String], secs: u64) -> Result<()> {
 
 /// Builds targets: where the programs are. Dependencies are those of all other programs: nothing but the targets differs
 /// from an ordinary build, and what compiles the project's own crates.
-fn build(targets: &[String]) -> Result<PathBuf> {
+fn build(targets: &[String], options: &[&str]) -> Result<PathBuf> {
     let mut build = cmd::cargo(["build", "--workspace", "--exclude", "proxy-ebpf"]);
+    build.args(options);
     for target in targets {
         build.args(["--bin", &program(target)]);
     }

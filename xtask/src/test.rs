@@ -189,6 +189,7 @@ impl Part {
 fn cargo_test(selection: &[&str], filter: Option<&str>) -> Result<()> {
     let mut test = cmd::cargo(["test", "--no-fail-fast"]);
     test.args(["--workspace", "--exclude", "proxy-ebpf"])
+        .args(artifact::UNOPTIMISED)
         .args(selection);
     if let Some(filter) = filter {
         test.args(["--", filter]);
