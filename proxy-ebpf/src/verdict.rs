@@ -24,7 +24,7 @@ use aya_ebpf::{
     cty::c_long,
     helpers::{
         bpf_get_socket_cookie,
-        generated::{bpf_map_lookup_elem, bpf_sk_release, bpf_skc_to_tcp_sock},
+        generated::{bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release, bpf_skc_to_tcp_sock},
     },
     macros::stream_verdict,
     programs::SkBuffContext,
@@ -125,6 +125,10 @@ fn try_verdict(ctx: &SkBuffContext) -> Option<u32> {
                 latest
             );
         }
+        if direction.redirected == 0 {
+            // SAFETY: it takes nothing and fails never.
+            direction.first = unsafe { bpf_ktime_get_ns() };
+        }
         direction.segments += 1;
         direction.since = direction.since.wrapping_add(len);
         direction.redirected += u64::from(len);
@@ -173,7 +177,7 @@ fn trim(ctx: &SkBuffContext, direction: &mut Direction) {
         direction.fault = fault::GAP;
         return;
     }
-    direction.trimmed += 1;
+    direction.trimmed = direction.trimmed.saturating_add(1);
     for _ in 0..TRIM_STEPS {
         if overlap == 0 {
             return;

@@ -2,6 +2,7 @@
 //! object with its maps.
 
 pub mod btf;
+mod clock;
 mod mapped;
 pub mod object;
 #[cfg(feature = "program-log")]

@@ -78,9 +78,9 @@ pub struct Flow {
 /// Who moves the bytes of a direction.
 pub mod mover {
     /// User space: the program leaves every byte on the receiving socket.
-    pub const USER: u32 = 0;
+    pub const USER: u8 = 0;
     /// The program redirects to the peer.
-    pub const KERNEL: u32 = 1;
+    pub const KERNEL: u8 = 1;
 }
 
 /// Requests as words of [`maps::REQUESTS`].
@@ -108,11 +108,11 @@ pub mod request {
 /// Why a direction cannot be trusted any more; user space resets its tunnel.
 pub mod fault {
     /// No fault.
-    pub const NONE: u32 = 0;
+    pub const NONE: u8 = 0;
     /// An overlapping segment could not be trimmed to the expected byte.
-    pub const TRIM: u32 = 1;
+    pub const TRIM: u8 = 1;
     /// A segment began beyond the expected byte.
-    pub const GAP: u32 = 2;
+    pub const GAP: u8 = 2;
 }
 
 /// The state of one direction of a tunnel. Zeroed by user space before the flow starts, written by
@@ -124,29 +124,18 @@ pub struct Direction {
     pub redirected: u64,
     /// Bytes left on the receiving socket for user space to read.
     pub passed: u64,
+    /// When the first bytes were redirected, in nanoseconds of `CLOCK_MONOTONIC`; 0 if none were.
+    pub first: u64,
     /// The last request (see [`maps::REQUESTS`]) that was answered, by taking over or by an event.
     pub answered: u32,
-    /// One of [`mover`].
-    pub mover: u32,
     /// Sequence number of the next byte, valid once `started`.
     pub next: u32,
-    /// 1 once the first segment was seen.
-    pub started: u8,
-    /// 1 if more than [`sizes::UNREAD_MAX_BYTES`] were unread when a segment was last left to user
-    /// space: the brake looks whether they still are.
-    pub flooded: u8,
-    /// How often they came to be so many.
-    pub floods: u16,
     /// The peer's `write_seq` when the program last took over.
     pub base: u32,
     /// Bytes redirected since then, modulo 2^32.
     pub since: u32,
-    /// Segments that overlapped bytes already delivered and were trimmed.
-    pub trimmed: u32,
     /// How often the program handed the direction to user space for want of send space.
     pub paused: u32,
-    /// One of [`fault`].
-    pub fault: u32,
     /// Segments redirected since [`mark`](Self::mark).
     pub segments: u32,
     /// Segments redirected before that which may still be in the peer's backlog. The two together are
@@ -155,9 +144,23 @@ pub struct Direction {
     /// A value of [`since`](Self::since); once that many bytes were written, what was redirected
     /// before it has left the backlog.
     pub mark: u32,
+    /// One of [`mover`].
+    pub mover: u8,
+    /// One of [`fault`].
+    pub fault: u8,
+    /// 1 once the first segment was seen.
+    pub started: u8,
+    /// 1 if more than [`sizes::UNREAD_MAX_BYTES`] were unread when a segment was last left to user
+    /// space: the brake looks whether they still are.
+    pub flooded: u8,
+    /// How often they came to be so many.
+    pub floods: u16,
+    /// Segments that overlapped bytes already delivered and were trimmed.
+    pub trimmed: u16,
 }
 
 const _: () = assert!(size_of::<Flow>() == 16);
+// A line of the cache.
 const _: () = assert!(size_of::<Direction>() == 64);
 
 #[cfg(test)]

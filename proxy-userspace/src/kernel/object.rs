@@ -4,6 +4,7 @@ use std::{
     fmt, fs, io,
     os::fd::{AsFd, AsRawFd as _},
     sync::{Mutex, PoisonError},
+    time::Instant,
 };
 
 use aya::{
@@ -18,6 +19,7 @@ use tracing::debug;
 
 use super::{
     btf::{self, Btf, BtfError},
+    clock,
     mapped::Mapped,
     version::SOUND_KERNELS,
 };
@@ -345,6 +347,12 @@ impl Tables {
             .as_ref()
             .and_then(|mapped| mapped.redirected(slot));
         mapped.unwrap_or_else(|| self.direction(slot).map_or(0, |state| state.redirected))
+    }
+
+    /// When the first bytes were redirected in a direction, if any were; for whoever only watches.
+    pub fn first_redirected(&self, slot: u32) -> Option<Instant> {
+        let first = self.direction(slot).ok()?.first;
+        (first != 0).then(|| clock::instant(first)).flatten()
     }
 
     /// Makes a slot ready for its next user. No socket may be using it.

@@ -26,6 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -84,6 +85,13 @@ impl KernelCounters {
             to_client: redirected(down),
             to_upstream: redirected(up),
         }
+    }
+
+    /// When the first byte to the client was redirected, if one was; nothing once detached.
+    pub(super) fn first_to_client(&self) -> Option<Instant> {
+        let [_, down] = self.pair;
+        let first = self.slots.tables().first_redirected(down);
+        first.filter(|_| !self.detached.load(Relaxed))
     }
 
     /// The tunnel is over; its slots will be somebody else's.

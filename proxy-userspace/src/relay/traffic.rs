@@ -85,9 +85,17 @@ impl Traffic {
     pub(crate) fn add_to_client(&self, bytes: u64) {
         self.own(&self.to_client).fetch_add(bytes, Relaxed);
         if self.first_byte.load(Relaxed) == 0 && sum(&self.to_client) > self.answer.load(Relaxed) {
-            let micros = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
-            self.first_byte.store(micros + 1, Relaxed);
+            self.note_first_byte(Instant::now());
         }
+    }
+
+    /// The first byte behind the answer was at the client then, unless one was there before.
+    fn note_first_byte(&self, when: Instant) {
+        let micros = when.saturating_duration_since(self.since).as_micros();
+        let micros = u64::try_from(micros).unwrap_or(u64::MAX - 1) + 1;
+        let earlier = |known| (known == 0 || micros < known).then_some(micros);
+        // Whoever was there before stays.
+        let _ = self.first_byte.fetch_update(Relaxed, Relaxed, earlier);
     }
 
     /// Counts bytes that user space wrote to the upstream.
@@ -133,8 +141,11 @@ impl Traffic {
             .find(|known| *known as u8 == side)
     }
 
-    /// From the request to the first byte behind the answer, if that is known: what the kernel moves, nobody sees.
+    /// From the request to the first byte behind the answer, whoever moved that one.
     pub fn first_byte(&self) -> Option<Duration> {
+        if let Some(first) = self.kernel.get().and_then(KernelCounters::first_to_client) {
+            self.note_first_byte(first);
+        }
         let micros = self.first_byte.load(Relaxed).checked_sub(1);
         micros.map(Duration::from_micros)
     }
@@ -168,6 +179,9 @@ impl Traffic {
             to_upstream: counts.to_upstream.saturating_sub(sum(&self.to_upstream)),
         });
         if let Some(kernel) = self.kernel.get() {
+            if let Some(first) = kernel.first_to_client() {
+                self.note_first_byte(first);
+            }
             kernel.detach();
         }
     }

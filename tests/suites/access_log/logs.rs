@@ -7,6 +7,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
     path::Path,
     process::Command,
+    thread::sleep,
     time::Duration,
 };
 
@@ -153,6 +154,8 @@ fn open_tunnels_have_lines_of_their_own() {
         let mut server = origin.accept();
         Payload::new(1).send(&mut stream, 1_000_000).unwrap();
         Payload::new(1).receive(&mut server, 1_000_000).unwrap();
+        let slow = Duration::from_millis(200);
+        sleep(slow);
         server.write_all(&[1; 100]).unwrap();
         stream.read_exact(&mut [0; 100]).unwrap();
         let record = |line: &String| serde_json::from_str::<Value>(line).unwrap();
@@ -167,6 +170,9 @@ fn open_tunnels_have_lines_of_their_own() {
         assert_eq!(seen["bytes_sent"], 139);
         assert_eq!(seen["engine"], engine, "{seen:#}");
         assert!(seen["end"].is_null());
+        let first_byte = |record: &Value| record["first_byte_ms"].as_f64().unwrap();
+        let first = first_byte(&seen);
+        assert!(first >= slow.as_secs_f64() * 1e3, "{engine}: {seen:#}");
         drop(server);
         stream.read_exact(&mut [0]).unwrap_err();
         drop(stream);
@@ -180,6 +186,8 @@ fn open_tunnels_have_lines_of_their_own() {
         let end = all.last().unwrap();
         assert_eq!(end["ended_by"], "upstream");
         assert_eq!(end["bytes_received"], 1_000_000 + head);
+        assert!((first_byte(end) - first).abs() < 20.0, "{engine}: {end:#}");
+        assert!(first < end["duration_ms"].as_f64().unwrap());
         assert!(all.iter().all(|record| record["id"] == end["id"]));
     }
 }
@@ -282,11 +290,11 @@ fn logrotate_loses_no_line() {
         scope.spawn(|| {
             for _ in 0..ROUNDS {
                 client(&lab).refusal("10.9.9.9:443");
-                std::thread::sleep(Duration::from_millis(10));
+                sleep(Duration::from_millis(10));
             }
         });
         for _ in 0..4 {
-            std::thread::sleep(Duration::from_millis(100));
+            sleep(Duration::from_millis(100));
             let rotated = Command::new("logrotate")
                 .args(["--force", "--state"])
                 .arg(directory.join("state"))
