@@ -10,6 +10,7 @@ pub mod client;
 mod filter;
 mod sample;
 mod serve;
+mod top;
 mod view;
 
 pub use self::{
@@ -17,5 +18,6 @@ pub use self::{
     cli::{Ask, Where, Which, ask},
     filter::{Filter, Sort},
     serve::{Admin, Command, Rights, open},
+    top::{Arguments as TopArguments, top},
     view::{Listing, Status, TunnelView},
 };

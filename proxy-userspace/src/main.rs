@@ -58,6 +58,14 @@ fn execute(command: Command, diagnostics: &Diagnostics) -> anyhow::Result<ExitCo
         }
         Command::Config(ConfigCommand::Schema) => (explain::json_schema(), true),
         Command::Ask(what) => (runtime()?.block_on(admin::ask(&what))?, true),
+        Command::Top(arguments) => {
+            let runtime = runtime()?;
+            let outcome = runtime.block_on(admin::top(&arguments));
+            // A thread still waits for keys.
+            runtime.shutdown_background();
+            outcome?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Doctor => runtime()?.block_on(doctor::examine()),
     };
     writeln!(std::io::stdout(), "{}", text.trim_end())?;

@@ -1,6 +1,6 @@
 //! Amounts for people: three digits and a unit. Pure.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// Bytes, such as `1.25 MB`.
 #[must_use]
@@ -14,6 +14,27 @@ pub fn bytes(amount: f64) -> String {
         rest /= 1000.0;
     }
     String::new()
+}
+
+/// As many bytes as were counted.
+#[must_use]
+pub fn amount(count: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    bytes(count as f64)
+}
+
+/// A number, such as `12,345`.
+#[must_use]
+pub fn count(number: impl fmt::Display) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Bytes in a second, such as `1.25 MB/s`; nothing for none.
@@ -33,6 +54,12 @@ fn three_digits(amount: f64, is_whole: bool) -> String {
         _ => 0,
     };
     format!("{amount:.decimals$}")
+}
+
+/// A time in seconds, as [`duration`] has it.
+#[must_use]
+pub fn seconds(seconds: f64) -> String {
+    duration(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
 }
 
 /// A time, such as `1.2s`, `4m05s`, `3h20m` or `2d04h`.
@@ -67,6 +94,14 @@ mod tests {
             (5e15, "5000 TB"),
         ] {
             assert_eq!(bytes(amount), expected);
+        }
+        for (number, expected) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (12_345_678, "12,345,678"),
+        ] {
+            assert_eq!(count(number), expected);
         }
         assert_eq!(rate(0.0), "-");
         assert_eq!(rate(1500.0), "1.50 kB/s");

@@ -1,6 +1,6 @@
 //! The command line of what talks to a running proxy, and what it prints.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -25,11 +25,11 @@ pub struct Where {
         env = "UNDERPASS_ADMIN",
         hide_env_values = true
     )]
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
 
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Which tunnels are meant: those that fit all of this.
@@ -77,8 +77,8 @@ pub struct Which {
 }
 
 impl Which {
-    /// The query of a URL that says the same, with what else there is to say.
-    fn query(&self, more: &[(&str, String)]) -> Result<String, String> {
+    /// What was said, by the names that it has in a URL.
+    fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
         let given = [
             ("client", self.client.clone()),
             ("user", self.user.clone()),
@@ -91,17 +91,48 @@ impl Which {
             ("min_age", self.min_age.map(|age| age.to_string())),
             ("min_bytes", self.min_bytes.map(|bytes| bytes.to_string())),
         ];
-        let given = given
+        given
             .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)));
-        let pairs = given.chain(more.iter().cloned());
-        let pairs: Vec<_> = pairs
-            .map(|(key, value)| format!("{key}={}", encode(&value, is_unreserved)))
+            .filter_map(|(key, value)| Some((key, value?)))
+    }
+
+    /// The same in words, as [`query_of_words`] reads them.
+    pub(super) fn words(&self) -> String {
+        let words: Vec<_> = self
+            .given()
+            .map(|(key, value)| format!("{key}={value}"))
             .collect();
-        let query = pairs.join("&");
+        words.join(" ")
+    }
+
+    /// The query of a URL that says the same, with what else there is to say.
+    fn query(&self, more: &[(&'static str, String)]) -> Result<String, String> {
+        let query = query_of(self.given().chain(more.iter().cloned()));
         // What makes no sense is told here, in the words of there.
         Filter::from_query(&query).map(|_| query)
     }
+}
+
+/// The query of a URL that says this.
+fn query_of<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> String {
+    let pairs: Vec<_> = pairs
+        .into_iter()
+        .map(|(key, value)| {
+            let value = encode(value.as_ref(), is_unreserved);
+            format!("{}={value}", encode(key.as_ref(), is_unreserved))
+        })
+        .collect();
+    pairs.join("&")
+}
+
+/// The query for words: each is `key=value`, or a part of a target.
+///
+/// # Errors
+/// They make no sense.
+pub(super) fn query_of_words(words: &str) -> Result<String, String> {
+    let words = words.split_whitespace();
+    let query = query_of(words.map(|word| word.split_once('=').unwrap_or(("target", word))));
+    Filter::from_query(&query).map(|_| query)
 }
 
 /// What a running proxy can be asked for.
@@ -120,6 +151,9 @@ pub enum Ask {
         /// The order: the fastest, largest or oldest first, or by name
         #[arg(long, value_enum, default_value = "rate")]
         sort: Sort,
+        /// The other way round: the slowest, smallest or youngest first
+        #[arg(long)]
+        reverse: bool,
         /// Print this many at most
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
@@ -171,24 +205,26 @@ pub async fn ask(what: &Ask) -> anyhow::Result<String> {
             if of.json {
                 return pretty(&client.get::<Value>("/status").await?);
             }
-            Ok(status(&client.get("/status").await?))
+            Ok(status_text(&client.get("/status").await?))
         }
         Ask::Tunnels {
             of,
             which,
             sort,
+            reverse,
             limit,
         } => {
             let client = Client::new(of.place.clone())?;
             let name = clap::ValueEnum::to_possible_value(sort)
                 .map_or_else(String::new, |value| value.get_name().to_owned());
             let mut more = vec![("sort", name)];
+            more.extend(reverse.then(|| ("reverse", "true".to_owned())));
             more.extend(limit.map(|limit| ("limit", limit.to_string())));
             let path = format!("/tunnels?{}", which.query(&more).map_err(wrong)?);
             if of.json {
                 return pretty(&client.get::<Value>(&path).await?);
             }
-            Ok(tunnels(&client.get(&path).await?))
+            Ok(tunnels_text(&client.get(&path).await?))
         }
         Ask::Kill {
             of,
@@ -262,12 +298,12 @@ fn pretty(value: &Value) -> anyhow::Result<String> {
 }
 
 /// Bytes and how fast they come.
-#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 fn flow(bytes: u64, rate: f64) -> String {
-    format!("{}, {}", units::bytes(bytes as f64), units::rate(rate))
+    format!("{}, {}", units::amount(bytes), units::rate(rate))
 }
 
-fn status(status: &Status) -> String {
+/// What runs, for people.
+pub(super) fn status_text(status: &Status) -> String {
     let open: Vec<String> = status
         .tunnels
         .iter()
@@ -281,11 +317,7 @@ fn status(status: &Status) -> String {
         ),
         (
             "state",
-            format!(
-                "{}, up {}",
-                status.state,
-                units::duration(Duration::from_secs_f64(status.uptime.max(0.0)))
-            ),
+            format!("{}, up {}", status.state, units::seconds(status.uptime)),
         ),
         ("listening", status.listeners.join(", ")),
         ("engines", status.engines.join(", ")),
@@ -319,24 +351,23 @@ fn status(status: &Status) -> String {
     text
 }
 
-fn tunnels(listing: &Listing) -> String {
+/// What is open, for people.
+pub(super) fn tunnels_text(listing: &Listing) -> String {
     let header = [
         "ID", "AGE", "CLIENT", "USER", "TARGET", "ENGINE", "UP", "DOWN", "RATE",
     ];
     let mut rows = vec![header.map(str::to_owned)];
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let amount = |bytes: u64| units::bytes(bytes as f64);
     rows.extend(listing.tunnels.iter().map(|view| {
         let engine = view.engine.as_deref().unwrap_or("forward");
         [
             view.id.to_string(),
-            units::duration(Duration::from_secs_f64(view.age.max(0.0))),
+            units::seconds(view.age),
             view.client.clone(),
             view.user.clone().unwrap_or_else(|| "-".to_owned()),
             view.target.clone(),
             engine.to_owned(),
-            amount(view.up),
-            amount(view.down),
+            units::amount(view.up),
+            units::amount(view.down),
             units::rate(view.up_rate + view.down_rate),
         ]
     }));

@@ -1,6 +1,6 @@
 //! Which tunnels are meant, and in which order. Pure.
 
-use std::cmp::Ordering;
+use std::{cmp::Reverse, net::SocketAddr};
 
 use ipnet::IpNet;
 
@@ -27,6 +27,8 @@ pub struct Filter {
     all: bool,
     /// In which order.
     pub sort: Sort,
+    /// The other way round.
+    pub reverse: bool,
     /// How many at most.
     pub limit: Option<usize>,
 }
@@ -49,43 +51,58 @@ pub enum Sort {
     Engine,
 }
 
-impl Sort {
-    /// Puts tunnels in order; equal ones by age.
-    pub fn apply(self, tunnels: &mut [TunnelView]) {
-        let rate = |view: &TunnelView| view.up_rate + view.down_rate;
-        tunnels.sort_by(|one, other| {
-            let order = match self {
-                Self::Rate => rate(other).total_cmp(&rate(one)),
-                Self::Bytes => (other.up + other.down).cmp(&(one.up + one.down)),
-                Self::Age => Ordering::Equal,
-                Self::Client => one.client.cmp(&other.client),
-                Self::Target => one.target.cmp(&other.target),
-                Self::Engine => one.engine.cmp(&other.engine),
-            };
-            order.then(one.id.cmp(&other.id))
-        });
-    }
+/// What can be put in order.
+pub(super) trait Sortable {
+    /// Bytes in a second, both ways.
+    fn rate(&self) -> f64;
+    /// Bytes both ways.
+    fn bytes(&self) -> u64;
+    /// The client.
+    fn client(&self) -> Option<SocketAddr>;
+    /// What it asked for.
+    fn target(&self) -> Option<String>;
+    /// The engine's name.
+    fn engine(&self) -> Option<String>;
 }
 
-impl Sort {
-    /// Does the same to what has only numbers, and stands by age; if that is enough.
-    pub(super) fn apply_to_numbers<T>(
-        self,
-        items: &mut [&T],
-        rate: fn(&T) -> f64,
-        bytes: fn(&T) -> u64,
-    ) -> bool {
-        match self {
-            Self::Rate => items.sort_by(|one, other| rate(other).total_cmp(&rate(one))),
-            Self::Bytes => items.sort_by_key(|item| std::cmp::Reverse(bytes(item))),
-            Self::Age => {}
-            Self::Client | Self::Target | Self::Engine => return false,
-        }
-        true
+impl Sortable for TunnelView {
+    fn rate(&self) -> f64 {
+        self.up_rate + self.down_rate
+    }
+
+    fn bytes(&self) -> u64 {
+        self.up + self.down
+    }
+
+    fn client(&self) -> Option<SocketAddr> {
+        self.client.parse().ok()
+    }
+
+    fn target(&self) -> Option<String> {
+        Some(self.target.clone())
+    }
+
+    fn engine(&self) -> Option<String> {
+        self.engine.clone()
     }
 }
 
 impl Filter {
+    /// Puts what stands by age in the order that is meant; equal ones stay by age.
+    pub(super) fn order<T: Sortable>(&self, items: &mut [T]) {
+        match self.sort {
+            Sort::Rate => items.sort_by(|one, other| other.rate().total_cmp(&one.rate())),
+            Sort::Bytes => items.sort_by_key(|item| Reverse(item.bytes())),
+            Sort::Age => {}
+            Sort::Client => items.sort_by_cached_key(Sortable::client),
+            Sort::Target => items.sort_by_cached_key(Sortable::target),
+            Sort::Engine => items.sort_by_cached_key(Sortable::engine),
+        }
+        if self.reverse {
+            items.reverse();
+        }
+    }
+
     /// Reads the query of a URL, `key=value&...`.
     ///
     /// # Errors
@@ -124,10 +141,11 @@ impl Filter {
             "sort" => {
                 self.sort = clap::ValueEnum::from_str(value, true).map_err(|_| wrong())?;
             }
+            "reverse" => self.reverse = value.parse().map_err(|_| wrong())?,
             "limit" => self.limit = Some(value.parse().map_err(|_| wrong())?),
             _ => {
                 return Err(format!(
-                    "there is no filter '{key}'; there are id, client, user, target, upstream, parent, rule, listener, engine, min_age, min_bytes, sort and limit"
+                    "there is no filter '{key}'; there are id, client, user, target, upstream, parent, rule, listener, engine, min_age, min_bytes, sort, reverse and limit"
                 ));
             }
         }
@@ -139,6 +157,7 @@ impl Filter {
     pub fn is_explicit(&self) -> bool {
         let anything = Self {
             sort: self.sort,
+            reverse: self.reverse,
             limit: self.limit,
             ..Self::default()
         };
@@ -156,7 +175,7 @@ impl Filter {
                 .as_deref()
                 .is_none_or(|wanted| value.contains(wanted))
         };
-        let address = view.client.parse::<std::net::SocketAddr>();
+        let address = view.client.parse::<SocketAddr>();
         self.id.is_none_or(|id| id == view.id)
             && self
                 .client
@@ -247,11 +266,18 @@ mod tests {
                 "{query}"
             );
         }
-        for query in ["id=x", "client=a", "colour=red", "sort=loud", "limit=-1"] {
+        for query in [
+            "id=x",
+            "client=a",
+            "colour=red",
+            "sort=loud",
+            "limit=-1",
+            "reverse=up",
+        ] {
             assert!(Filter::from_query(query).is_err(), "{query}");
         }
         assert!(
-            !Filter::from_query("sort=age&limit=3")
+            !Filter::from_query("sort=age&reverse=true&limit=3")
                 .unwrap()
                 .is_explicit()
         );
@@ -261,21 +287,24 @@ mod tests {
 
     #[test]
     fn orders_are_total() {
-        let mut views = [
-            view(3, "b", "x", 1),
-            view(1, "c", "z", 1),
-            view(2, "a", "y", 5),
+        let by_age = [
+            view(1, "10.0.0.10:1", "z", 1),
+            view(2, "10.0.0.9:1", "y", 5),
+            view(3, "10.0.0.9:2", "x", 1),
         ];
-        for (sort, ids) in [
-            (Sort::Rate, [2, 1, 3]),
-            (Sort::Bytes, [2, 1, 3]),
-            (Sort::Age, [1, 2, 3]),
-            (Sort::Client, [2, 3, 1]),
-            (Sort::Target, [3, 2, 1]),
-            (Sort::Engine, [1, 2, 3]),
+        for (query, ids) in [
+            ("sort=rate", [2, 1, 3]),
+            ("sort=bytes", [2, 1, 3]),
+            ("sort=bytes&reverse=true", [3, 1, 2]),
+            ("sort=age", [1, 2, 3]),
+            ("sort=age&reverse=true", [3, 2, 1]),
+            ("sort=client", [2, 3, 1]),
+            ("sort=target", [3, 2, 1]),
+            ("sort=engine", [1, 2, 3]),
         ] {
-            sort.apply(&mut views);
-            assert_eq!(views.each_ref().map(|view| view.id), ids, "{sort:?}");
+            let mut views = by_age.clone();
+            Filter::from_query(query).unwrap().order(&mut views);
+            assert_eq!(views.each_ref().map(|view| view.id), ids, "{query}");
         }
     }
 }

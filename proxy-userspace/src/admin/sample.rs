@@ -1,15 +1,17 @@
 //! Looks at all tunnels, at most so often, whoever asks.
 
 use std::{
-    sync::{Arc, Weak},
+    net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::{sync::Mutex, time::sleep};
 
-use super::{Filter, Listing, TunnelView};
+use super::{Filter, Listing, TunnelView, filter::Sortable};
 use crate::{
-    registry::{Moved, Registry, Tunnel},
+    access_log::Event,
+    registry::{Moved, Registry},
     relay::Counts,
 };
 
@@ -47,14 +49,19 @@ pub(super) struct Sample {
     pub(super) rates: Rates,
 }
 
-/// A tunnel as it was.
+/// A tunnel as it was. Numbers alone: whoever is shown is looked up, and nobody is held.
 #[derive(Debug)]
 struct Seen {
     id: u64,
-    /// Not held: nobody may look again for long.
-    tunnel: Weak<Tunnel>,
+    since: Instant,
     payload: Counts,
     rates: Rates,
+}
+
+/// One that may be shown.
+struct Candidate<'a> {
+    seen: &'a Seen,
+    registry: &'a Registry,
 }
 
 impl Sampler {
@@ -82,22 +89,32 @@ impl Sample {
         let now = Instant::now();
         let mut seen = Vec::new();
         let moved = registry.look(|tunnel, payload| {
-            // One that was not there before has been as fast as it was since it began.
-            let (earlier, since) = match before {
-                Some(sample) if tunnel.since < sample.taken => {
-                    let earlier = sample.find(tunnel.id).map(|seen| seen.payload);
-                    (earlier.unwrap_or_default(), sample.taken)
-                }
-                _ => (Counts::default(), tunnel.since),
-            };
             seen.push(Seen {
                 id: tunnel.id,
-                tunnel: Arc::downgrade(tunnel),
+                since: tunnel.since,
                 payload,
-                rates: Rates::of(earlier, payload, now.saturating_duration_since(since)),
+                rates: Rates::default(),
             });
         });
         seen.sort_unstable_by_key(|seen| seen.id);
+        let mut earlier = before
+            .map_or(&[][..], |sample| &sample.seen)
+            .iter()
+            .peekable();
+        for seen in &mut seen {
+            while earlier.next_if(|earlier| earlier.id < seen.id).is_some() {}
+            let known = earlier.next_if(|earlier| earlier.id == seen.id);
+            // One that was not there before has been as fast as it was since it began.
+            let (payload, since) = match before {
+                Some(sample) if seen.since < sample.taken => (
+                    known.map(|known| known.payload).unwrap_or_default(),
+                    sample.taken,
+                ),
+                _ => (Counts::default(), seen.since),
+            };
+            let time = now.saturating_duration_since(since);
+            seen.rates = Rates::of(payload, seen.payload, time);
+        }
         let rates = before.map_or_else(Rates::default, |sample| {
             let time = now.duration_since(sample.taken);
             Rates::of(sample.moved.total(), moved.total(), time)
@@ -116,36 +133,37 @@ impl Sample {
     }
 
     /// One of them, if it is still open.
-    pub(super) fn tunnel(&self, id: u64) -> Option<TunnelView> {
-        self.find(id)?.view()
+    pub(super) fn tunnel(&self, registry: &Registry, id: u64) -> Option<TunnelView> {
+        let seen = self.find(id)?;
+        Candidate { seen, registry }.view()
     }
 
     /// Those that fit and are still open, in order.
-    pub(super) fn listing(&self, filter: &Filter) -> Listing {
+    pub(super) fn listing(&self, registry: &Registry, filter: &Filter) -> Listing {
         let limit = filter.limit.unwrap_or(usize::MAX);
-        let sum = |of: fn(&Seen) -> f64| self.seen.iter().map(of).sum();
-        if !filter.is_explicit() && limit < self.seen.len() {
+        let candidates = self.seen.iter().map(|seen| Candidate { seen, registry });
+        if !filter.is_explicit() {
             // Of thousands, those that are not shown need no text.
-            let mut seen: Vec<&Seen> = self.seen.iter().collect();
-            if filter
-                .sort
-                .apply_to_numbers(&mut seen, Seen::speed, Seen::bytes)
-            {
-                let still_open = seen.into_iter().filter_map(Seen::view);
-                return Listing {
-                    total: self.seen.len(),
-                    up_rate: sum(|seen| seen.rates.up),
-                    down_rate: sum(|seen| seen.rates.down),
-                    tunnels: still_open.take(limit).collect(),
-                };
-            }
+            let mut candidates: Vec<_> = candidates.collect();
+            filter.order(&mut candidates);
+            let sum = |of: fn(&Seen) -> f64| self.seen.iter().map(of).sum();
+            return Listing {
+                total: self.seen.len(),
+                up_rate: sum(|seen| seen.rates.up),
+                down_rate: sum(|seen| seen.rates.down),
+                tunnels: candidates
+                    .iter()
+                    .filter_map(Candidate::view)
+                    .take(limit)
+                    .collect(),
+            };
         }
-        let open = self.seen.iter().filter_map(Seen::view);
+        let open = candidates.filter_map(|candidate| candidate.view());
         let mut tunnels: Vec<_> = open.filter(|view| filter.fits(view)).collect();
         let sum = |of: fn(&TunnelView) -> f64| tunnels.iter().map(of).sum();
         let (up_rate, down_rate) = (sum(|view| view.up_rate), sum(|view| view.down_rate));
         let total = tunnels.len();
-        filter.sort.apply(&mut tunnels);
+        filter.order(&mut tunnels);
         tunnels.truncate(limit);
         Listing {
             total,
@@ -156,18 +174,36 @@ impl Sample {
     }
 }
 
-impl Seen {
+impl Candidate<'_> {
+    /// All about it, if it is still open.
     fn view(&self) -> Option<TunnelView> {
-        let tunnel = self.tunnel.upgrade()?;
-        Some(TunnelView::new(&tunnel, self.payload, self.rates))
+        let tunnel = self.registry.tunnel(self.seen.id)?;
+        Some(TunnelView::new(&tunnel, self.seen.payload, self.seen.rates))
     }
+}
 
-    fn speed(&self) -> f64 {
-        self.rates.up + self.rates.down
+impl Sortable for Candidate<'_> {
+    fn rate(&self) -> f64 {
+        self.seen.rates.up + self.seen.rates.down
     }
 
     fn bytes(&self) -> u64 {
-        self.payload.to_client + self.payload.to_upstream
+        self.seen.payload.to_client + self.seen.payload.to_upstream
+    }
+
+    fn client(&self) -> Option<SocketAddr> {
+        let tunnel = self.registry.tunnel(self.seen.id)?;
+        Some(tunnel.client)
+    }
+
+    fn target(&self) -> Option<String> {
+        let tunnel = self.registry.tunnel(self.seen.id)?;
+        Some(tunnel.record(Event::Progress).url.to_string())
+    }
+
+    fn engine(&self) -> Option<String> {
+        let tunnel = self.registry.tunnel(self.seen.id)?;
+        Some(tunnel.traffic.engine()?.to_string())
     }
 }
 

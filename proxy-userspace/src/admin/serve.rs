@@ -190,7 +190,10 @@ impl Admin {
             ("GET" | "HEAD", []) => text(StatusCode::OK, INDEX),
             ("GET" | "HEAD", ["status"]) => self.status(shared).await,
             ("GET" | "HEAD", ["tunnels"]) => match Filter::from_query(query) {
-                Ok(filter) => json(&self.sampler.sample(&shared.registry).await.listing(&filter)),
+                Ok(filter) => {
+                    let sample = self.sampler.sample(&shared.registry).await;
+                    json(&sample.listing(&shared.registry, &filter))
+                }
                 Err(why) => error(StatusCode::BAD_REQUEST, &why),
             },
             ("GET" | "HEAD", ["tunnels", id]) => match self.tunnel(shared, id).await {
@@ -272,7 +275,11 @@ impl Admin {
         let tunnel = shared.registry.tunnel(id)?;
         let sample = self.sampler.sample(&shared.registry).await;
         // One that has just begun is not there yet.
-        Some(sample.tunnel(id).unwrap_or_else(|| now(&tunnel)))
+        Some(
+            sample
+                .tunnel(&shared.registry, id)
+                .unwrap_or_else(|| now(&tunnel)),
+        )
     }
 
     fn set_level(&self, query: &str) -> Reply {
@@ -315,7 +322,8 @@ GET  /readyz              whether clients are served
 GET  /metrics             for Prometheus
 GET  /status              totals
 GET  /tunnels             what is open; ?client= &user= &target= &upstream= &parent= &rule= &listener= &engine=
-                          &min_age= &min_bytes= &sort=rate|bytes|age|client|target|engine &limit=
+                          &min_age= &min_bytes= &sort=rate|bytes|age|client|target|engine
+                          &reverse=true &limit=
 GET  /tunnels/ID          one of them
 POST /tunnels/ID/kill     ends it
 POST /tunnels/kill?...    ends those that fit, or with all=true all

@@ -13,7 +13,10 @@ use super::{
     values::{Item, Network, Text},
 };
 use crate::{
-    admin::Ask, diagnostics::LogFormat, lines::Destination, policy::PortRange,
+    admin::{Ask, TopArguments},
+    diagnostics::LogFormat,
+    lines::Destination,
+    policy::PortRange,
     relay::selection::EngineChoice,
 };
 
@@ -72,6 +75,8 @@ Examples:
     Config(ConfigCommand),
     /// Say what this kernel and these privileges allow, and what would change it
     Doctor,
+    /// Watch the tunnels of a running proxy live, and end them: for a terminal
+    Top(Box<TopArguments>),
     /// What a running proxy can be asked for.
     #[command(flatten)]
     Ask(Ask),
