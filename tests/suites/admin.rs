@@ -24,7 +24,10 @@ use serde_json::Value;
 use crate::scene::client;
 
 /// A response's status and body.
-fn exchange(mut stream: impl std::io::Read + std::io::Write, request: &str) -> (u16, String) {
+pub(crate) fn exchange(
+    mut stream: impl std::io::Read + std::io::Write,
+    request: &str,
+) -> (u16, String) {
     stream.write_all(request.as_bytes()).unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
@@ -34,27 +37,27 @@ fn exchange(mut stream: impl std::io::Read + std::io::Write, request: &str) -> (
 }
 
 /// What the socket says to a request.
-fn say(daemon: &Daemon, method: &str, path: &str) -> (u16, String) {
+pub(crate) fn say(daemon: &Daemon, method: &str, path: &str) -> (u16, String) {
     let stream = UnixStream::connect(daemon.admin()).unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     exchange(stream, &request)
 }
 
 /// What is at a path, as JSON.
-fn get(daemon: &Daemon, path: &str) -> Value {
+pub(crate) fn get(daemon: &Daemon, path: &str) -> Value {
     let (status, body) = say(daemon, "GET", path);
     assert_eq!(status, 200, "{path}: {body}");
     serde_json::from_str(&body).unwrap()
 }
 
-fn metrics(daemon: &Daemon) -> String {
+pub(crate) fn metrics(daemon: &Daemon) -> String {
     let (status, body) = say(daemon, "GET", "/metrics");
     assert_eq!(status, 200);
     body
 }
 
 /// The value of a metric, by its name with its labels.
-fn metric(text: &str, name: &str) -> f64 {
+pub(crate) fn metric(text: &str, name: &str) -> f64 {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

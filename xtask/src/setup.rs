@@ -47,8 +47,13 @@ const INSTALL: &str = include_str!("setup/install.sh");
 
 /// Programs that the end-to-end suites run, as a command that succeeds when they are here, and the
 /// Debian package of each.
-const PROGRAMS: [(&str, &[&str], &str); 19] = [
+const PROGRAMS: [(&str, &[&str], &str); 22] = [
     ("busybox", &["true"], "busybox-static"),
+    (
+        "chromium-headless-shell",
+        &["--version"],
+        "chromium-headless-shell",
+    ),
     ("cpio", &["--version"], "cpio"),
     ("curl", &["--version"], "curl"),
     ("dnsmasq", &["--version"], "dnsmasq-base"),
@@ -58,9 +63,11 @@ const PROGRAMS: [(&str, &[&str], &str); 19] = [
     ("logrotate", &["--version"], "logrotate"),
     ("nginx", &["-v"], "nginx-light"),
     ("openssl", &["version"], "openssl"),
+    ("prometheus", &["--version"], "prometheus"),
     ("python3", &["--version"], "python3"),
     ("python3", &["-c", "import requests"], "python3-requests"),
     ("qemu-system-x86_64", &["--version"], "qemu-system-x86"),
+    ("script", &["--version"], "bsdutils"),
     ("setpriv", &["--version"], "util-linux"),
     ("squid", &["-v"], "squid"),
     ("strace", &["--version"], "strace"),

@@ -218,7 +218,7 @@ fn e2e(args: &Args, ci: bool, report: &mut Report) {
         let proxy = artifact::build(&PROXY, "underpass")?;
         let suites = artifact::build(&SUITES, "suites")?;
 
-        let mut vars = privilege::inherited(&["RUST_BACKTRACE"]);
+        let mut vars = privilege::inherited(&["RUST_BACKTRACE", "UNDERPASS_WATCH_SECONDS"]);
         vars.push(("PATH", tools::system_path()));
         vars.push(("UNDERPASS_BIN", proxy.into()));
         if ci {

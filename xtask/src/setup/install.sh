@@ -11,7 +11,7 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get install --yes --no-install-recommends "$@"
 for package in "$@"; do
     case $package in
-    haproxy | nginx-light | squid | unbound)
+    haproxy | nginx-light | prometheus | squid | unbound)
         if [ -d /run/systemd/system ]; then systemctl disable "$package"; fi
         ;;
     esac
