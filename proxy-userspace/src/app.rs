@@ -1,8 +1,11 @@
 //! `underpass run`: builds everything from the configuration, and takes it down again.
 
+mod listeners;
+
 use std::{
+    future::pending,
     io::{self, IsTerminal as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     num::NonZero,
     sync::Arc,
     thread::available_parallelism,
@@ -12,33 +15,34 @@ use std::{
 use anyhow::{anyhow, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::TcpListener,
     select,
     signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, mpsc},
     task::{JoinHandle, block_in_place},
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     admin::{self, Admin, Command, Place, Rights},
-    config::{Config, Listener, Live, cli::Settings, file},
+    config::{Config, Live, cli::Settings, file},
     diagnostics::Diagnostics,
     limits::{
         DESCRIPTORS_PER_PIPE, LOG_FLUSH_TIMEOUT, MAX_PASSWORD_CHECKS, MAX_TUNNELS,
-        RESERVED_DESCRIPTORS,
+        RESERVED_DESCRIPTORS, STOP_TIME,
     },
     metrics::Metrics,
-    net::listen::listen,
     parent::watch,
     policy::audit::audit,
     progress::report,
     relay::selection::{EngineChoice, Room, Selection, select as select_engine},
     reload::Reloader,
     server::Server,
+    service,
     session::{Current, Shared, pseudonym},
     shaping::Buckets,
+    units,
 };
 
 /// Runs the proxy until a signal ends it.
@@ -55,15 +59,8 @@ pub async fn run(
     let cores = available_parallelism().map_or(1, NonZero::get);
     let room = room(&config.live, cores * config.listen.len());
     let tunnels = room.tunnels;
-    let listeners = config
-        .listen
-        .iter()
-        .map(|listener| open_listener(listener.address, &config.listen, cores))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let addresses = listeners
-        .iter()
-        .filter_map(|group| group.first().map(TcpListener::local_addr))
-        .collect::<Result<Vec<_>, _>>()?;
+    let groups = listeners::open(&config, cores)?;
+    let addresses: Vec<_> = groups.iter().map(|group| group.address).collect();
     let (commands, mut asked) = mpsc::channel(1);
     let admin = Admin::new(commands, diagnostics.levels().clone());
     let endpoints = open_admin(&config.admin, &admin)?;
@@ -82,10 +79,9 @@ pub async fn run(
     report_room(tunnels);
     report_policy(&config, &addresses);
 
-    let listens = config.listen;
     let shared = Shared {
         current: Current::new(config.live),
-        listeners: addresses.clone(),
+        listeners: addresses,
         relay: selection.relay,
         registry: Arc::default(),
         buckets: Buckets::default(),
@@ -102,15 +98,18 @@ pub async fn run(
     let mut signals = Signals::new()?;
     tokio::spawn(watch(Arc::clone(server.shared())));
     tokio::spawn(report(Arc::clone(server.shared())));
-    for ((group, address), listen) in listeners.into_iter().zip(addresses).zip(listens) {
-        let name: Arc<str> = listen.name.into();
-        for listener in group {
-            let accept = Arc::clone(&server).accept(listener, listen.address, Arc::clone(&name));
+    for group in groups {
+        let name: Arc<str> = group.listener.name.into();
+        for socket in group.sockets {
+            let address = group.listener.address;
+            let accept = Arc::clone(&server).accept(socket, address, Arc::clone(&name));
             tokio::spawn(accept);
         }
-        info!("listening on {address}");
+        info!("listening on {}", group.address);
     }
     admin.begin(Arc::clone(server.shared()));
+    service::ready();
+    tokio::spawn(service::report(Arc::clone(server.shared())));
     obey(&server, &mut signals, &mut reloader, &mut asked).await;
     for endpoint in endpoints {
         endpoint.abort();
@@ -142,6 +141,8 @@ async fn obey(
     asked: &mut mpsc::Receiver<Command>,
 ) {
     let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
+    // Whoever is still there then is reset.
+    let mut deadline = None;
     loop {
         let request = select! {
             request = signals.next() => request,
@@ -151,12 +152,17 @@ async fn obey(
                 info!("the last client has left: stopping");
                 break;
             }
+            () = until(deadline) => {
+                let clients = server.shared().registry.all_connections();
+                warn!(clients, "the time to drain is over: resetting what is still open");
+                break;
+            }
         };
         match request {
             // Whoever was to be told is told.
-            Request::FileChanged => _ = reloader.reload(server.shared(), "a file has changed"),
+            Request::FileChanged => _ = reload(reloader, server, "a file has changed"),
             Request::Asked(Command::Reload(answer)) => {
-                let outcome = reloader.reload(server.shared(), "asked at the admin endpoint");
+                let outcome = reload(reloader, server, "asked at the admin endpoint");
                 // Somebody who does not wait may read the diagnostics.
                 let _ = answer.send(outcome);
             }
@@ -171,18 +177,50 @@ async fn obey(
             }
             Request::Reload => {
                 // The diagnostics tell.
-                let _ = reloader.reload(server.shared(), "SIGHUP");
+                let _ = reload(reloader, server, "SIGHUP");
                 server.shared().current.get().reopen_logs();
             }
             Request::Reopen => {
                 info!("SIGUSR1: opening the access log again");
                 server.shared().current.get().reopen_logs();
             }
+            Request::Drain if deadline.is_none() => {
+                let time = server.shared().current.get().drain_timeout;
+                server.drain();
+                service::stopping(time + STOP_TIME);
+                deadline = Some(Instant::now() + time);
+                let clients = server.shared().registry.all_connections();
+                info!(
+                    clients,
+                    "SIGTERM: draining for {} at most",
+                    units::duration(time)
+                );
+            }
+            Request::Drain => {
+                info!("SIGTERM again: stopping at once");
+                break;
+            }
             Request::Stop(name) => {
                 info!("{name}: stopping");
                 break;
             }
         }
+    }
+}
+
+/// Reads the configuration again, and tells the service manager.
+fn reload(reloader: &mut Reloader, server: &Server, why: &str) -> Result<String, String> {
+    service::reloading();
+    let outcome = reloader.reload(server.shared(), why);
+    service::ready();
+    outcome
+}
+
+/// Returns then, if ever.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => pending().await,
     }
 }
 
@@ -254,32 +292,6 @@ fn report_policy(config: &Config, addresses: &[SocketAddr]) {
     }
 }
 
-/// Opens a listener of `all`, a socket for each accept loop, or says what would help.
-fn open_listener(
-    address: SocketAddr,
-    all: &[Listener],
-    loops: usize,
-) -> anyhow::Result<Vec<TcpListener>> {
-    let others = || all.iter().map(|listener| listener.address);
-    let both_families = others().any(|other| {
-        other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && other.port() == address.port()
-    });
-    let same_port = others().filter(|other| other.port() == address.port());
-    let alone = same_port.count() == 1;
-    listen(address, both_families, loops).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::PermissionDenied if address.port() < 1024 => {
-                "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-            }
-            io::ErrorKind::AddrInUse if alone => "; another process listens there",
-            io::ErrorKind::AddrInUse => "; another process listens there, or [::] includes IPv4",
-            io::ErrorKind::AddrNotAvailable => "; this host does not have the address",
-            _ => "",
-        };
-        anyhow!("cannot listen on {address}: {error}{hint}")
-    })
-}
-
 /// Says which engine runs, why, and what would make it a better one.
 fn report_engines(live: &Live, selection: &Selection) {
     let engines = &live.engines;
@@ -308,6 +320,8 @@ enum Request {
     FileChanged,
     /// What the admin endpoint was asked for.
     Asked(Command),
+    /// To serve no more clients, and to end with the last of them or when they had time enough.
+    Drain,
     /// To stop; with the signal's name.
     Stop(&'static str),
 }
@@ -338,15 +352,17 @@ impl Signals {
             _ = self.user1.recv() => Request::Reopen,
             _ = self.interrupt.recv() => Request::Stop("SIGINT"),
             _ = self.quit.recv() => Request::Stop("SIGQUIT"),
-            _ = self.terminate.recv() => Request::Stop("SIGTERM"),
+            _ = self.terminate.recv() => Request::Drain,
         }
     }
 
     /// The next signal that asks to stop.
     async fn stop(&mut self) -> &'static str {
         loop {
-            if let Request::Stop(name) = self.next().await {
-                return name;
+            match self.next().await {
+                Request::Drain => return "SIGTERM",
+                Request::Stop(name) => return name,
+                _ => {}
             }
         }
     }

@@ -88,6 +88,8 @@ impl ConfigError {
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Listener>,
+    /// Whether nobody has said where.
+    pub listens_by_default: bool,
     /// Where to tell of ourselves.
     pub admin: file::Admin,
     /// What can change while the process runs.
@@ -172,12 +174,14 @@ impl Config {
         } = loaded;
         override_with(settings, &mut file);
         let mut listen: Vec<Listener> = file.listen.iter().flatten().map(Listener::new).collect();
-        if listen.is_empty() {
+        let listens_by_default = listen.is_empty();
+        if listens_by_default {
             listen.push(Listener::new(&Listen::Address(Text(DEFAULT_LISTEN))));
         }
         let live = Live::compile(&file, path, &mut sources)?;
         Ok(Self {
             listen,
+            listens_by_default,
             admin: file.admin,
             live,
             watch: file.watch.unwrap_or(true),

@@ -43,6 +43,7 @@ pub mod registry;
 pub mod relay;
 pub mod reload;
 pub mod server;
+pub mod service;
 pub mod session;
 pub mod shaping;
 mod tls;

@@ -191,6 +191,12 @@ pub const LOG_PAUSE: Duration = Duration::from_millis(5);
 /// How long the process waits for the last lines of a log before it ends without them.
 pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What resetting all that is open, and the last lines, may take; for the service manager to know.
+pub const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// How often the service manager is told what we do.
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
 // RFC 9110 §4.1, and room for fields beside the longest target.
 const _: () = assert!(MAX_TARGET_BYTES >= 8000);
 const _: () = assert!(MAX_TARGET_BYTES * 2 < MAX_HEAD_BYTES);

@@ -2,6 +2,7 @@
 
 pub mod announce;
 pub mod dial;
+pub mod inherited;
 pub mod listen;
 pub mod outgoing;
 pub mod sockopt;

@@ -20,7 +20,7 @@ use crate::{
     record::TunnelRecord,
 };
 
-/// Time in which the daemon has to end after SIGTERM.
+/// Time in which the daemon has to end after a signal.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The binary under test: `$UNDERPASS_BIN`, else `underpass` in the build directory of the running executable.
@@ -373,13 +373,13 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).expect("the daemon runs");
     }
 
-    /// Sends SIGTERM, waits for the end, and returns the status; what it printed can still be read afterwards.
+    /// Sends SIGINT, which waits for no client, waits for the end, and returns the status; what it printed can still be read afterwards.
     ///
     /// # Panics
     ///
     /// When it does not end in time.
     pub fn stop(&mut self) -> ExitStatus {
-        self.stop_with(Signal::TERM)
+        self.stop_with(Signal::INT)
     }
 
     /// The same with another signal.
@@ -389,6 +389,15 @@ impl Daemon {
     /// When it does not end in time.
     pub fn stop_with(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits for the end that it was told of, and returns the status.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end in time.
+    pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
         let status = wait_for("underpass ends after a signal", STOP_PATIENCE, || {
             child.try_wait().expect("it is our child")
@@ -414,7 +423,7 @@ fn records(lines: &[String]) -> Vec<TunnelRecord> {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if self.is_running() {
-            self.signal(Signal::TERM);
+            self.signal(Signal::INT);
             for _ in 0..200 {
                 if !self.is_running() {
                     break;

@@ -9,7 +9,7 @@ use std::{
 
 use proxy_tests::{
     daemon::Setup,
-    deadline::uninterrupted,
+    deadline::{PATIENCE, uninterrupted, wait_for},
     lab::{Family, Lab},
     payload::{Payload, Step},
     require_root_or_skip, require_sockmap_or_skip,
@@ -255,14 +255,19 @@ fn a_killed_proxy_resets_both_sides(scene: &Scene) {
 
 for_every_engine!(a_killed_proxy_resets_both_sides);
 
-/// SIGTERM resets live tunnels, writes their lines, and ends the daemon with success.
+/// SIGTERM lets live tunnels go on for a while, then resets them, writes their lines, and ends the daemon with success.
 fn sigterm(engine: Engine) {
     require_root_or_skip!();
     if engine == Engine::Sockmap {
         require_sockmap_or_skip!();
     }
     let lab = Lab::new();
-    let mut daemon = Setup::open(&lab).option("--engine", engine.name()).start();
+    let time = Duration::from_secs(2);
+    let config = format!("[timeouts]\ndrain = \"{}s\"\n", time.as_secs());
+    let mut daemon = Setup::open(&lab)
+        .option("--engine", engine.name())
+        .config(&lab, &config)
+        .start();
     let origin = proxy_tests::origin::Origin::bind(&lab.origin, Family::V4.origin());
     let client = client(&lab);
     let tunnels = (0..5)
@@ -277,8 +282,17 @@ fn sigterm(engine: Engine) {
     tunnels.iter().for_each(talk);
     let silent = client.open();
 
-    let status = daemon.stop();
+    let begin = Instant::now();
+    daemon.signal(Signal::TERM);
+    wait_for("no more clients", PATIENCE, || {
+        let refused = lab.client.run_in(|| TcpStream::connect(Family::V4.proxy()));
+        refused.is_err().then_some(())
+    });
+    tunnels.iter().for_each(talk);
+    let status = daemon.wait();
     assert_eq!(status.code(), Some(0), "{status}");
+    assert!(begin.elapsed() >= time, "they had {:?}", begin.elapsed());
+    daemon.wait_said("the time to drain is over", 1);
     for tunnel in &tunnels {
         expect_reset(&tunnel.client);
         expect_reset(&tunnel.origin);
@@ -292,7 +306,7 @@ fn sigterm(engine: Engine) {
     for record in &records {
         assert_eq!(
             (record.end.as_str(), record.up, record.down),
-            ("cancelled", 500, 500),
+            ("cancelled", 1000, 1000),
             "{record:?}"
         );
         assert_eq!(record.engine, engine.name());
@@ -300,7 +314,7 @@ fn sigterm(engine: Engine) {
     let lines = daemon.access_lines();
     let tunnel_lines = lines
         .iter()
-        .filter(|line| line.contains(" TCP_TUNNEL/200 539 CONNECT "))
+        .filter(|line| line.contains(" TCP_TUNNEL/200 1039 CONNECT "))
         .count();
     assert_eq!(tunnel_lines, 5, "{lines:#?}");
 }
@@ -320,14 +334,51 @@ fn sigterm_cancels_live_tunnels_of_the_sockmap_engine() {
     sigterm(Engine::Sockmap);
 }
 
+/// Tunnels that end by themselves end as ever, and the proxy with the last of them.
 #[test]
-fn sigint_and_sigquit_end_it_as_well() {
+fn sigterm_waits_for_the_last_tunnel() {
     require_root_or_skip!();
     let lab = Lab::new();
-    for signal in [Signal::INT, Signal::QUIT] {
+    let mut daemon = Setup::open(&lab).start();
+    let origin = proxy_tests::origin::Origin::bind(&lab.origin, Family::V4.origin());
+    let client = client(&lab).tunnel(&origin.target());
+    let tunnel = Tunnel {
+        client,
+        origin: origin.accept(),
+    };
+    daemon.signal(Signal::TERM);
+    daemon.wait_said("SIGTERM: draining", 1);
+    talk(&tunnel);
+    assert!(daemon.is_running());
+    tunnel.client.shutdown(Shutdown::Write).unwrap();
+    tunnel.origin.shutdown(Shutdown::Write).unwrap();
+    let status = daemon.wait();
+    assert_eq!(status.code(), Some(0), "{status}");
+    let records = daemon.tunnel_records();
+    assert_eq!(records[0].end, "closed", "{records:?}");
+}
+
+/// Whoever is in a hurry says so twice, or by the other signals.
+#[test]
+fn a_second_signal_and_sigint_and_sigquit_wait_for_nobody() {
+    require_root_or_skip!();
+    let lab = Lab::new();
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
         let mut daemon = Setup::open(&lab).start();
+        let origin = proxy_tests::origin::Origin::bind(&lab.origin, Family::V4.origin());
+        let stream = client(&lab).tunnel(&origin.target());
+        let _server = origin.accept();
+        if signal == Signal::TERM {
+            daemon.signal(signal);
+            daemon.wait_said("SIGTERM: draining", 1);
+        }
+        let begin = Instant::now();
         let status = daemon.stop_with(signal);
         assert_eq!(status.code(), Some(0), "{signal:?}: {status}");
+        assert!(begin.elapsed() < Duration::from_secs(5), "{signal:?}");
+        expect_reset(&stream);
+        let records = daemon.tunnel_records();
+        assert_eq!(records[0].end, "cancelled", "{signal:?}: {records:?}");
     }
 }
 

@@ -35,6 +35,7 @@ mod protocol;
 mod reload;
 mod rules;
 mod scene;
+mod service;
 mod sni;
 mod splice;
 mod stress;

@@ -55,9 +55,12 @@ file has logs in other formats. SIGHUP reads
 the configuration again and opens the log again; SIGUSR1 only opens the log.
 Diagnostics go to standard error; the environment variable RUST_LOG sets their
 level (error, warn, info, debug), by module if wanted (underpass::dns=debug,info).
-SIGTERM, SIGINT and SIGQUIT reset what is open and end the proxy. `underpass
-status`, `tunnels`, `kill`, `reload`, `drain` and `log-level` talk to it over its
-admin socket.
+SIGTERM serves no more clients, gives what is open 20 seconds to end (timeouts.drain),
+and resets the rest; SIGINT, SIGQUIT or a second SIGTERM do that at once. `underpass
+top`, `status`, `tunnels`, `kill`, `reload`, `drain` and `log-level` talk to it over
+its admin socket.
+
+Exit codes: 0 for an end that was asked for, 1 for an error, 2 for a wrong command line.
 
 Examples:
   underpass run

@@ -182,6 +182,8 @@ pub struct Timeouts {
     /// A tunnel as a whole [default: none].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<Span>,
+    /// After SIGTERM, those that are open; the rest is reset then.
+    pub drain: Span,
 }
 
 impl Default for Timeouts {
@@ -196,6 +198,8 @@ impl Default for Timeouts {
             idle: Span(Duration::from_secs(15 * 60)),
             half_closed: Span(Duration::from_secs(5 * 60)),
             lifetime: None,
+            // Less than the half minute that Kubernetes gives a pod.
+            drain: Span(Duration::from_secs(20)),
         }
     }
 }

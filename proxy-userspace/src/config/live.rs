@@ -48,6 +48,8 @@ pub struct Live {
     pub head_timeout: Duration,
     /// For resolving and connecting to a target.
     pub connect_timeout: Duration,
+    /// For what is open when the process is to end.
+    pub drain_timeout: Duration,
     /// For one address of it.
     pub attempt_timeout: Duration,
     /// For the first bytes of a tunnel, where a rule asks for them.
@@ -201,6 +203,7 @@ impl Live {
             strictness: strictness(file),
             head_timeout: file.timeouts.head.0,
             connect_timeout: file.timeouts.connect.0,
+            drain_timeout: file.timeouts.drain.0,
             attempt_timeout: file.timeouts.connect_attempt.0,
             hello_timeout: file.timeouts.client_hello.0,
             keep_alive: file.timeouts.keep_alive.0,

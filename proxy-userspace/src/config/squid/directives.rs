@@ -106,6 +106,7 @@ const USED: &[(&str, Apply)] = &[
     ("reply_header_access", fields::reply_header_access),
     ("request_header_access", fields::request_header_access),
     ("request_timeout", settings::request_timeout),
+    ("shutdown_lifetime", settings::shutdown_lifetime),
     (
         "server_idle_pconn_timeout",
         settings::server_idle_pconn_timeout,
@@ -191,7 +192,7 @@ const IGNORED: &[(&str, &str)] = &[
          hopeless_kid_revival_delay hostname_aliases httpd_suppress_version_string icon_directory \
          incoming_dns_average incoming_tcp_average incoming_udp_average logfile_daemon logfile_rotate \
          mail_from mail_program max_filedescriptors max_filedesc min_dns_poll_cnt min_tcp_poll_cnt \
-         min_udp_poll_cnt pid_filename short_icon_urls shutdown_lifetime sleep_after_fork \
+         min_udp_poll_cnt pid_filename short_icon_urls sleep_after_fork \
          snmp_access snmp_incoming_address snmp_outgoing_address snmp_port stats_collection \
          tcp_recv_bufsize umask unique_hostname visible_hostname \
          windows_ipaddrchangemonitor workers",

@@ -304,6 +304,12 @@ pub(super) fn request_timeout(to: &mut Translation<'_>, line: &Line) -> Result<(
     Ok(())
 }
 
+/// `shutdown_lifetime time`
+pub(super) fn shutdown_lifetime(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
+    to.file.timeouts.drain = Span(words::duration(&texts(line))?);
+    Ok(())
+}
+
 pub(super) fn client_lifetime(to: &mut Translation<'_>, line: &Line) -> Result<(), String> {
     to.file.timeouts.lifetime = Some(Span(words::duration(&texts(line))?));
     Ok(())

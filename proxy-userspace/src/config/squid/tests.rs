@@ -260,7 +260,7 @@ fn listeners_and_fields_have_their_counterparts() {
 #[test]
 fn settings_have_their_counterparts() {
     let text = "http_port 127.0.0.1:3128 name=in\nconnect_timeout 10 seconds\nread_timeout 1 hour\n\
-        client_lifetime 2 hours\nrequest_timeout 20 seconds\nclient_ip_max_connections 7\n\
+        client_lifetime 2 hours\nrequest_timeout 20 seconds\nshutdown_lifetime 5 seconds\nclient_ip_max_connections 7\n\
         tcp_outgoing_address 10.0.0.9 localhost\nacl slow src 10.0.0.0/8\n\
         delay_pools 2\ndelay_class 1 1\ndelay_parameters 1 8000/16000\ndelay_access 1 allow slow\ndelay_access 1 deny all\n\
         delay_class 2 2\ndelay_parameters 2 none 1000/1000\ndelay_access 2 deny slow\ndelay_access 2 allow all\n\
@@ -272,6 +272,7 @@ fn settings_have_their_counterparts() {
         "connect = \"10s\"",
         "idle = \"1h\"",
         "lifetime = \"2h\"",
+        "drain = \"5s\"",
         "tunnels_per_client = 7",
         "address = \"10.0.0.9\"\nwhen = [\"localhost\"]",
         "[bucket.pool1-all]\nrate = \"8000B/s\"\nsize = \"16000B\"\nper = \"all\"\ndirection = \"down\"",
