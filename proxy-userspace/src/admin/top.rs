@@ -1,10 +1,12 @@
 //! `underpass top`: the tunnels of a running proxy, live in a terminal.
 //!
-//! What is shown and what keys do is in `state`, and how it looks in `draw`; both are pure. Here is what moves
-//! them: the terminal, a clock, and the proxy.
+//! What is shown and what keys do is in `state`, and how it looks in `draw` and what belongs to it; all that is pure.
+//! Here is what moves them: the terminal, a clock, and the proxy.
 
 mod columns;
 mod draw;
+mod panels;
+mod popup;
 mod state;
 
 use std::{

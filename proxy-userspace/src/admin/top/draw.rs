@@ -6,46 +6,26 @@
 use ratatui::{
     Frame,
     layout::{Alignment, Constraint, Layout, Rect},
-    style::{Color, Modifier, Style, Stylize as _},
+    style::{Color, Style, Stylize as _},
     text::{Line, Span},
-    widgets::{
-        Block, BorderType, Cell, Clear, Padding, Paragraph, RenderDirection, Row, Sparkline, Table,
-        TableState, Wrap,
-    },
+    widgets::{Cell, Row, Table, TableState},
 };
 
 use super::{
-    columns::{self, Column, WIDE},
+    columns::{self, Column},
+    panels::{draw_panels, engine_colour, summary},
+    popup::{draw_detail, draw_help, draw_question},
     state::{Mode, State},
 };
-use crate::{
-    admin::{Sort, Status, TunnelView},
-    relay::EngineKind,
-    units,
-};
+use crate::{admin::Sort, units};
 
-const DOWN: Color = Color::Cyan;
-const UP: Color = Color::Magenta;
-const GOOD: Color = Color::Green;
-const BAD: Color = Color::Red;
+pub(super) const DOWN: Color = Color::Cyan;
+pub(super) const UP: Color = Color::Magenta;
+pub(super) const GOOD: Color = Color::Green;
+pub(super) const BAD: Color = Color::Red;
 
 /// From this size on there is room for panels above the table.
 const ROOMY: (u16, u16) = (72, 18);
-
-/// What the keys do.
-const KEYS: [(&str, &str); 11] = [
-    ("↑ ↓ PgUp PgDn Home End", "select a tunnel"),
-    ("Enter", "all about it"),
-    ("k", "kill it"),
-    ("/", "show only those that fit a filter"),
-    ("Esc", "show all again"),
-    ("K", "kill all that fit the filter"),
-    ("s S", "next order, previous order"),
-    ("r", "the other way round"),
-    ("space", "hold the picture, and go on"),
-    ("?", "this help"),
-    ("q", "leave"),
-];
 
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State) {
@@ -76,19 +56,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State) {
             }
         }
         Mode::Help => draw_help(frame, area),
-        Mode::Confirm(question, _) => {
-            let lines = vec![
-                Line::from(question.as_str()),
-                Line::default(),
-                Line::from(vec![
-                    "y".bold(),
-                    Span::raw(" kill    "),
-                    "any other key".bold(),
-                    Span::raw(" leave as it is"),
-                ]),
-            ];
-            draw_popup(frame, area, "Kill", lines, BAD);
-        }
+        Mode::Confirm(question, _) => draw_question(frame, area, question),
         Mode::Table | Mode::Filter(_) => {}
     }
 }
@@ -104,7 +72,7 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, state: &State) {
         Span::from(format!("underpass {}", status.version)).bold(),
         Span::raw("  "),
         Span::from(status.state.as_str()).fg(colour).bold(),
-        Span::raw(format!(" for {uptime}  ")),
+        Span::raw(format!("  up {uptime}  ")),
         Span::raw(status.listeners.join(", ")),
     ];
     if state.is_paused {
@@ -112,170 +80,6 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, state: &State) {
         parts.push(" held; space goes on ".reversed());
     }
     frame.render_widget(Line::from(parts), area);
-}
-
-/// All numbers in two lines.
-fn summary(status: &Status) -> Paragraph<'static> {
-    let lines = vec![
-        Line::from(vec![
-            Span::raw(format!("{} tunnels", units::count(open(status)))).bold(),
-            Span::raw("  ↓ "),
-            Span::from(units::rate(status.down_rate)).fg(DOWN),
-            Span::raw("  ↑ "),
-            Span::from(units::rate(status.up_rate)).fg(UP),
-            Span::raw(format!("  {} refused", units::count(refused(status)))),
-        ]),
-        engines(status),
-    ];
-    Paragraph::new(lines)
-}
-
-fn open(status: &Status) -> usize {
-    status.tunnels.values().sum()
-}
-
-fn refused(status: &Status) -> u64 {
-    status.refusals.values().sum()
-}
-
-/// The engines, the fastest first, how many tunnels each has, and its colour.
-fn by_engine(status: &Status) -> impl Iterator<Item = (String, usize, Color)> {
-    EngineKind::ALL.into_iter().map(|engine| {
-        let name = engine.to_string();
-        let count = status.tunnels.get(&name).copied().unwrap_or_default();
-        let colour = engine_colour(&name);
-        (name, count, colour)
-    })
-}
-
-fn engines(status: &Status) -> Line<'static> {
-    let mut parts = Vec::new();
-    for (engine, count, colour) in by_engine(status) {
-        parts.push(Span::from(engine).fg(colour));
-        parts.push(Span::raw(format!(" {}  ", units::count(count))));
-    }
-    parts.push(Span::raw(format!(
-        "forwarding {}",
-        units::count(status.forwarding)
-    )));
-    Line::from(parts)
-}
-
-fn engine_colour(engine: &str) -> Color {
-    match engine {
-        "sockmap" => Color::Cyan,
-        "splice" => Color::Green,
-        "copy" => Color::Yellow,
-        _ => Color::Reset,
-    }
-}
-
-fn panel(title: impl Into<Line<'static>>) -> Block<'static> {
-    Block::bordered()
-        .border_type(BorderType::Rounded)
-        .border_style(Style::new().add_modifier(Modifier::DIM))
-        .title(title.into().not_dim())
-}
-
-fn draw_panels(frame: &mut Frame<'_>, area: Rect, status: &Status, state: &State) {
-    let has_refusals = area.width >= WIDE;
-    let [numbers, down, up, refusals] = Layout::horizontal([
-        Constraint::Length(24),
-        Constraint::Fill(1),
-        Constraint::Fill(1),
-        Constraint::Length(if has_refusals { 30 } else { 0 }),
-    ])
-    .areas(area);
-
-    let room = units::count(status.tunnels_max);
-    let title = format!(" {} tunnels ", units::count(open(status)));
-    let below = Line::from(format!(" room for {room} "))
-        .right_aligned()
-        .dim();
-    let rows =
-        by_engine(status).chain([("forwarding".to_owned(), status.forwarding, Color::Reset)]);
-    let lines: Vec<Line<'_>> = rows
-        .map(|(name, count, colour)| {
-            let width = usize::from(numbers.width.saturating_sub(4));
-            let count = units::count(count);
-            let space = width.saturating_sub(name.len() + count.len());
-            Line::from(vec![
-                Span::from(name).fg(colour),
-                Span::raw(" ".repeat(space)),
-                Span::raw(count),
-            ])
-        })
-        .collect();
-    let block = panel(title)
-        .title_bottom(below)
-        .padding(Padding::horizontal(1));
-    frame.render_widget(Paragraph::new(lines).block(block), numbers);
-
-    let directions: [Direction; 2] = [
-        ("to clients", status.down, DOWN, |(_, down)| down, down),
-        ("from clients", status.up, UP, |(up, _)| up, up),
-    ];
-    for (name, total, colour, rate_of, area) in directions {
-        let now = rate_of((status.up_rate, status.down_rate));
-        let total = units::amount(total);
-        let title = Line::from(vec![
-            Span::raw(format!(" {name} ")),
-            Span::from(format!("{} ", units::rate(now)))
-                .fg(colour)
-                .bold(),
-        ]);
-        let below = Line::from(format!(" {total} in all "))
-            .right_aligned()
-            .dim();
-        let width = usize::from(area.width.saturating_sub(2));
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a bar has eight steps a row"
-        )]
-        let data: Vec<u64> = state
-            .history
-            .iter()
-            .take(width)
-            .map(|rates| rate_of(*rates).max(0.0) as u64)
-            .collect();
-        let sparkline = Sparkline::default()
-            .data(data)
-            .direction(RenderDirection::RightToLeft)
-            .style(Style::new().fg(colour))
-            .block(panel(title).title_bottom(below));
-        frame.render_widget(sparkline, area);
-    }
-
-    if has_refusals {
-        draw_refusals(frame, refusals, status);
-    }
-}
-
-/// A direction: its name, its bytes, its colour, which rate is its own, and its place.
-type Direction = (&'static str, u64, Color, fn((f64, f64)) -> f64, Rect);
-
-fn draw_refusals(frame: &mut Frame<'_>, area: Rect, status: &Status) {
-    let mut refusals: Vec<_> = status.refusals.iter().collect();
-    refusals.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let width = usize::from(area.width.saturating_sub(4));
-    let lines: Vec<Line<'_>> = refusals
-        .into_iter()
-        .map(|(rule, count)| {
-            let count = units::count(*count);
-            let room = width.saturating_sub(count.len() + 1);
-            let name: String = rule.chars().take(room).collect();
-            let space = width.saturating_sub(name.chars().count() + count.len());
-            Line::from(vec![
-                Span::raw(name),
-                Span::raw(" ".repeat(space)),
-                Span::from(count).fg(BAD),
-            ])
-        })
-        .collect();
-    let title = format!(" {} refused ", units::count(refused(status)));
-    let block = panel(title).padding(Padding::horizontal(1));
-    frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
 fn draw_table(frame: &mut Frame<'_>, area: Rect, state: &mut State) {
@@ -391,93 +195,6 @@ fn draw_foot(frame: &mut Frame<'_>, area: Rect, state: &State) {
         }
     };
     frame.render_widget(said, left);
-}
-
-fn draw_detail(frame: &mut Frame<'_>, area: Rect, view: &TunnelView) {
-    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    let flow = |bytes: u64, rate: f64| {
-        let amount = units::amount(bytes);
-        format!(
-            "{amount} ({} bytes), {}",
-            units::count(bytes),
-            units::rate(rate)
-        )
-    };
-    let rows = [
-        ("number", view.id.to_string()),
-        ("request", format!("{} {}", view.method, view.target)),
-        ("client", view.client.clone()),
-        ("user", or_none(&view.user)),
-        ("listener", view.listener.clone()),
-        ("rule", or_none(&view.rule)),
-        ("upstream", view.upstream.clone()),
-        ("parent", or_none(&view.parent)),
-        ("TLS name", or_none(&view.sni)),
-        (
-            "engine",
-            view.engine.clone().unwrap_or_else(|| "forward".to_owned()),
-        ),
-        ("open for", units::seconds(view.age)),
-        ("to client", flow(view.down, view.down_rate)),
-        ("from client", flow(view.up, view.up_rate)),
-    ];
-    let lines = rows
-        .into_iter()
-        .map(|(name, value)| {
-            Line::from(vec![
-                Span::from(format!("{name:<12}")).dim(),
-                Span::raw(value),
-            ])
-        })
-        .collect();
-    draw_popup(frame, area, "Tunnel", lines, Color::Reset);
-}
-
-fn draw_help(frame: &mut Frame<'_>, area: Rect) {
-    let keys = KEYS
-        .iter()
-        .map(|(key, what)| Line::from(vec![format!("{key:<24}").bold(), Span::raw(*what)]));
-    let lines = keys
-        .chain([
-            Line::default(),
-            Line::from("A filter is words: a part of the target, or key=value of"),
-            Line::from("client user target upstream parent rule listener engine"),
-            Line::from("min_age (seconds) min_bytes. All of them must fit."),
-        ])
-        .collect();
-    draw_popup(frame, area, "Keys", lines, Color::Reset);
-}
-
-/// In the middle of the screen, as large as its lines.
-fn draw_popup(
-    frame: &mut Frame<'_>,
-    area: Rect,
-    title: &'static str,
-    lines: Vec<Line<'_>>,
-    colour: Color,
-) {
-    let widest = lines.iter().map(Line::width).max().unwrap_or_default();
-    let width = u16::try_from(widest + 4)
-        .unwrap_or(u16::MAX)
-        .min(area.width);
-    let inside = usize::from(width.saturating_sub(4).max(1));
-    // Words that do not fit start a line of their own: one more than there are letters for.
-    let needed = lines.iter().map(|line| match line.width() {
-        width if width > inside => width.div_ceil(inside) + 1,
-        _ => 1,
-    });
-    let height = u16::try_from(needed.sum::<usize>() + 2)
-        .unwrap_or(u16::MAX)
-        .min(area.height);
-    let paragraph = Paragraph::new(lines).wrap(Wrap { trim: false });
-    let place = area.centered(Constraint::Length(width), Constraint::Length(height));
-    let block = Block::bordered()
-        .border_type(BorderType::Rounded)
-        .border_style(Style::new().fg(colour))
-        .padding(Padding::horizontal(1))
-        .title(format!(" {title} "));
-    frame.render_widget(Clear, place);
-    frame.render_widget(paragraph.block(block), place);
 }
 
 #[cfg(test)]
