@@ -24,6 +24,7 @@ mod forward;
 mod integrity;
 mod kernel_path;
 mod listeners;
+mod mesh;
 mod monitoring;
 mod netem;
 mod operation;

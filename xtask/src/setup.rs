@@ -4,7 +4,7 @@
 //! or sudo; without them the commands are printed instead.
 
 use std::{
-    fmt,
+    fmt, fs,
     path::Path,
     process::{Command, ExitCode},
 };
@@ -44,6 +44,10 @@ const LINKER_INSTALL: [&str; 8] = [
 
 /// The script that installs packages without starting services.
 const INSTALL: &str = include_str!("setup/install.sh");
+
+/// Envoy's version, and the script that fetches it.
+const ENVOY_VERSION: &str = "1.40.0";
+const FETCH_ENVOY: &str = include_str!("setup/envoy.sh");
 
 /// Programs that the end-to-end suites run, as a command that succeeds when they are here, and the
 /// Debian package of each.
@@ -95,6 +99,14 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// Installs what is missing; an error if something still is afterwards.
 pub(crate) fn install() -> Result<()> {
+    install_what_is_needed()?;
+    if let Err(error) = fetch_envoy() {
+        eprintln!("Envoy cannot be had ({error:#}); in the tests HAProxy stands for it");
+    }
+    Ok(())
+}
+
+fn install_what_is_needed() -> Result<()> {
     let plan = Plan::make();
     if plan.is_empty() {
         return Ok(());
@@ -117,6 +129,18 @@ pub(crate) fn install() -> Result<()> {
         bail!("still missing after the installation:\n{rest}");
     }
     Ok(())
+}
+
+/// Envoy is in no distribution; it goes beside what is built.
+fn fetch_envoy() -> Result<()> {
+    let directory = tools::fetched();
+    if tools::find("envoy").is_some() || directory.join("envoy").exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(&directory)?;
+    let mut fetch = Command::new("sh");
+    fetch.args(["-c", FETCH_ENVOY, "fetch"]);
+    cmd::run(fetch.arg(directory).arg(ENVOY_VERSION))
 }
 
 impl Plan {

@@ -42,12 +42,20 @@ pub(crate) fn path_with_cargo_bin() -> OsString {
     env::join_paths(std::iter::once(bin).chain(env::split_paths(&path))).unwrap_or(path)
 }
 
-/// `PATH` with the system's directories first, as sudo sets it. The suites run other people's
+/// `PATH` with the system's directories first, as sudo sets it, and last what `setup` has fetched. The suites run other people's
 /// programs as root, and should find the same ones with sudo and without.
 pub(crate) fn system_path() -> OsString {
     const SYSTEM: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let path = env::var_os("PATH").unwrap_or_default();
-    env::join_paths(env::split_paths(SYSTEM).chain(env::split_paths(&path))).unwrap_or(path)
+    let directories = env::split_paths(SYSTEM)
+        .chain(env::split_paths(&path))
+        .chain([fetched()]);
+    env::join_paths(directories).unwrap_or(path)
+}
+
+/// Where programs are put that no package has.
+pub(crate) fn fetched() -> PathBuf {
+    repo::target_dir().join("tools")
 }
 
 /// Whether rustup has a toolchain of that channel.
