@@ -51,7 +51,7 @@ const FETCH_ENVOY: &str = include_str!("setup/envoy.sh");
 
 /// Programs that the end-to-end suites run, as a command that succeeds when they are here, and the
 /// Debian package of each.
-const PROGRAMS: [(&str, &[&str], &str); 22] = [
+const PROGRAMS: [(&str, &[&str], &str); 23] = [
     ("busybox", &["true"], "busybox-static"),
     (
         "chromium-headless-shell",
@@ -75,6 +75,7 @@ const PROGRAMS: [(&str, &[&str], &str); 22] = [
     ("setpriv", &["--version"], "util-linux"),
     ("squid", &["-v"], "squid"),
     ("strace", &["--version"], "strace"),
+    ("systemd-analyze", &["--version"], "systemd"),
     ("unbound", &["-V"], "unbound"),
     ("wget", &["--version"], "wget"),
     ("xz", &["--version"], "xz-utils"),
