@@ -76,24 +76,37 @@ fn parse_interval(text: &str) -> Result<f64, String> {
 }
 
 /// What a look shows.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 struct Look {
     /// When, in RFC 3339.
     time: String,
     status: Status,
     tunnels: Listing,
+    /// The words that say which tunnels these are.
+    #[serde(skip)]
+    filter: String,
+}
+
+/// What is to be looked at.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Wanted {
+    /// The query of a URL.
+    query: String,
+    /// The words that it was made of.
+    filter: String,
 }
 
 impl Look {
-    async fn take(client: &Client, query: &str) -> anyhow::Result<Self> {
+    async fn take(client: &Client, wanted: &Wanted) -> anyhow::Result<Self> {
         // Both come from the same look of the proxy, if the second is asked for at once.
-        let tunnels = client.get(&format!("/tunnels?{query}")).await?;
+        let tunnels = client.get(&format!("/tunnels?{}", wanted.query)).await?;
         let status = client.get("/status").await?;
         let time = Timestamp::now().strftime("%FT%T%.3fZ").to_string();
         Ok(Self {
             time,
             status,
             tunnels,
+            filter: wanted.filter.clone(),
         })
     }
 }
@@ -110,16 +123,16 @@ pub async fn top(arguments: &Arguments) -> anyhow::Result<()> {
         arguments.reverse,
         arguments.limit.unwrap_or(PRINTED),
     );
-    let query = state.query().map_err(anyhow::Error::msg)?;
+    let wanted = state.wanted().map_err(anyhow::Error::msg)?;
     let pause = Duration::from_secs_f64(arguments.interval);
     if arguments.once || arguments.of.json {
-        return print(&client, &query, pause, arguments).await;
+        return print(&client, &wanted, pause, arguments).await;
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         bail!("this is no terminal; --once prints what there is, --json prints it for programs");
     }
     // Whoever asks for the wrong proxy is told so where it can be read.
-    state.show(Look::take(&client, &query).await?);
+    state.show(Look::take(&client, &wanted).await?);
     let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;
     let outcome = interact(&mut terminal, client, state, pause).await;
     ratatui::restore();
@@ -129,14 +142,14 @@ pub async fn top(arguments: &Arguments) -> anyhow::Result<()> {
 /// Prints looks, one or until somebody closes the pipe.
 async fn print(
     client: &Client,
-    query: &str,
+    wanted: &Wanted,
     pause: Duration,
     arguments: &Arguments,
 ) -> anyhow::Result<()> {
     let mut clock = interval(pause);
     loop {
         clock.tick().await;
-        let look = Look::take(client, query).await?;
+        let look = Look::take(client, wanted).await?;
         let text = if arguments.of.json {
             serde_json::to_string(&look)?
         } else {
@@ -168,11 +181,11 @@ async fn interact(
     pause: Duration,
 ) -> anyhow::Result<()> {
     let (sender, mut news) = mpsc::channel(16);
-    let (query, queries) = watch::channel(state.query().unwrap_or_default());
+    let (wanted, all_wanted) = watch::channel(state.wanted().unwrap_or_default());
     read_events(sender.clone());
     let _looks = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(look(
         client.clone(),
-        queries,
+        all_wanted,
         pause,
         sender.clone(),
     )));
@@ -218,10 +231,10 @@ async fn interact(
                 });
             }
         }
-        if let Ok(wanted) = state.query() {
-            query.send_if_modified(|current| {
-                let is_new = *current != wanted;
-                *current = wanted;
+        if let Ok(new) = state.wanted() {
+            wanted.send_if_modified(|current| {
+                let is_new = *current != new;
+                *current = new;
                 is_new
             });
         }
@@ -231,7 +244,7 @@ async fn interact(
 /// Looks in intervals, and as soon as something else is asked for.
 async fn look(
     client: Client,
-    mut queries: watch::Receiver<String>,
+    mut all_wanted: watch::Receiver<Wanted>,
     pause: Duration,
     news: mpsc::Sender<News>,
 ) {
@@ -240,10 +253,10 @@ async fn look(
     loop {
         select! {
             _ = clock.tick() => {}
-            changed = queries.changed() => if changed.is_err() { return },
+            changed = all_wanted.changed() => if changed.is_err() { return },
         }
-        let query = queries.borrow_and_update().clone();
-        let look = Look::take(&client, &query).await.map(Box::new);
+        let wanted = all_wanted.borrow_and_update().clone();
+        let look = Look::take(&client, &wanted).await.map(Box::new);
         if news.send(News::Look(look)).await.is_err() {
             return;
         }

@@ -39,10 +39,14 @@ impl Screen {
         Self { text }
     }
 
-    fn wait(&self, part: &str) {
-        wait_for(part, PATIENCE, || {
-            self.text.lock().unwrap().contains(part).then_some(())
-        });
+    /// How often it was sent this.
+    fn count(&self, part: &str) -> usize {
+        self.text.lock().unwrap().matches(part).count()
+    }
+
+    /// Waits until it was sent that more often than so many times.
+    fn wait(&self, part: &str, count: usize) {
+        wait_for(part, PATIENCE, || (self.count(part) > count).then_some(()));
     }
 }
 
@@ -161,17 +165,19 @@ fn keys_end_a_tunnel() {
         keys.write_all(text.as_bytes()).unwrap();
         keys.flush().unwrap();
     };
-    screen.wait("doomed.test");
+    screen.wait("doomed.test", 0);
+    let seen = screen.count("doomed.test");
     press("/doomed\r");
-    screen.wait("'doomed'");
+    // All rows go until there are those that fit.
+    screen.wait("doomed.test", seen);
     press("k");
-    screen.wait("Kill");
+    screen.wait("Kill", 0);
     press("y");
     let error = doomed.read_exact(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     press("q");
     // The terminal is as it was before.
-    screen.wait("\u{1b}[?1049l");
+    screen.wait("\u{1b}[?1049l", 0);
     let status = terminal.wait().unwrap();
     assert!(status.success(), "{status}");
     let left = get(&daemon, "/tunnels");

@@ -124,9 +124,10 @@ fn draw_table(frame: &mut Frame<'_>, area: Rect, state: &mut State) {
     frame.render_stateful_widget(table, area, &mut selection);
 
     if tunnels.is_empty() && area.height > 2 {
-        let text = match state.filter.as_str() {
-            "" => "no tunnel is open",
-            _ => "no tunnel fits the filter",
+        let text = match (state.listing(), state.filter.as_str()) {
+            (None, _) => "looking",
+            (Some(_), "") => "no tunnel is open",
+            (Some(_), _) => "no tunnel fits the filter",
         };
         let [_, middle, _] = Layout::vertical([
             Constraint::Fill(1),
@@ -156,7 +157,7 @@ fn draw_foot(frame: &mut Frame<'_>, area: Rect, state: &State) {
         ]);
         return frame.render_widget(line, area);
     }
-    let total = state.look.as_ref().map_or(0, |look| look.tunnels.total);
+    let total = state.total();
     let mut counts = match state.filter.as_str() {
         "" => format!("{} open", units::count(total)),
         filter => format!("{} fit '{filter}'", units::count(total)),
@@ -238,6 +239,9 @@ mod tests {
                     let count = ids.clone().count();
                     let mut state = state(ids.clone(), count);
                     state.filter.clone_from(&long);
+                    if let Some(look) = &mut state.look {
+                        look.filter.clone_from(&long);
+                    }
                     for letter in key.chars() {
                         let code = match letter {
                             '\n' => KeyCode::Enter,
@@ -318,6 +322,10 @@ mod tests {
         let mut state = state([], 0);
         assert!(has(&screen(&mut state, 80, 24), "no tunnel is open"));
         state.filter = "nowhere".to_owned();
+        assert!(has(&screen(&mut state, 80, 24), "looking"));
+        let mut nothing = look([], 0);
+        nothing.filter.clone_from(&state.filter);
+        state.show(nothing);
         assert!(has(
             &screen(&mut state, 80, 24),
             "no tunnel fits the filter"
@@ -327,6 +335,7 @@ mod tests {
         let mut broken = look([], 0);
         broken.status.config_error = Some("line 3 is odd".to_owned());
         broken.status.state = "draining".to_owned();
+        broken.filter.clone_from(&state.filter);
         state.show(broken);
         for (width, height) in [(80, 10), (120, 24)] {
             let lines = screen(&mut state, width, height);

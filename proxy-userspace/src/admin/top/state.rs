@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use clap::ValueEnum as _;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::Look;
+use super::{Look, Wanted};
 use crate::{
-    admin::{Sort, TunnelView, cli::query_of_words},
+    admin::{Listing, Sort, TunnelView, cli::query_of_words},
     units,
 };
 
@@ -87,11 +87,11 @@ impl State {
         }
     }
 
-    /// The query that has what is to be shown.
+    /// What is to be shown.
     ///
     /// # Errors
     /// The filter makes no sense.
-    pub(super) fn query(&self) -> Result<String, String> {
+    pub(super) fn wanted(&self) -> Result<Wanted, String> {
         let sort = self.sort.to_possible_value();
         let sort = sort.as_ref().map_or("rate", |value| value.get_name());
         let mut query = format!("sort={sort}&limit={}", self.limit);
@@ -103,13 +103,24 @@ impl State {
             query.push('&');
             query.push_str(&filter);
         }
-        Ok(query)
+        let filter = self.filter.clone();
+        Ok(Wanted { query, filter })
+    }
+
+    /// The tunnels that fit the filter, once there was a look for them: whoever acts on a row means one of these.
+    pub(super) fn listing(&self) -> Option<&Listing> {
+        let look = self.look.as_ref();
+        look.filter(|look| look.filter == self.filter)
+            .map(|look| &look.tunnels)
     }
 
     pub(super) fn tunnels(&self) -> &[TunnelView] {
-        self.look
-            .as_ref()
-            .map_or(&[], |look| look.tunnels.tunnels.as_slice())
+        self.listing().map_or(&[], |listing| &listing.tunnels)
+    }
+
+    /// How many fit.
+    pub(super) fn total(&self) -> usize {
+        self.listing().map_or(0, |listing| listing.total)
     }
 
     /// The tunnel that is selected.
@@ -140,7 +151,9 @@ impl State {
     /// Takes a look.
     pub(super) fn show(&mut self, look: Look) {
         self.trouble = None;
-        if self.is_paused {
+        // One that was asked for something else comes too late.
+        let is_late = look.filter != self.filter && self.listing().is_some();
+        if self.is_paused || is_late {
             return;
         }
         let rates = (look.status.up_rate, look.status.down_rate);
@@ -228,7 +241,7 @@ impl State {
             }
             KeyCode::End => {
                 // All have to be here, to know the last.
-                let total = self.look.as_ref().map_or(0, |look| look.tunnels.total);
+                let total = self.total();
                 self.seeks_end = self.tunnels().len() < total;
                 self.limit = self.limit.max(total);
                 self.select(last);
@@ -261,7 +274,7 @@ impl State {
 
     /// Asks whether all that fit the filter are to be killed.
     fn ask_for_all(&mut self) {
-        let total = self.look.as_ref().map_or(0, |look| look.tunnels.total);
+        let total = self.total();
         match query_of_words(&self.filter) {
             Ok(query) if !query.is_empty() => {
                 let question = match total {
@@ -324,7 +337,7 @@ impl State {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::admin::{Listing, Status};
+    use crate::admin::Status;
 
     pub(in super::super) fn status() -> Status {
         Status {
@@ -382,6 +395,7 @@ pub(super) mod tests {
                 down_rate: 2.0,
                 tunnels: ids.into_iter().map(tunnel).collect(),
             },
+            filter: String::new(),
         }
     }
 
@@ -434,7 +448,7 @@ pub(super) mod tests {
         let mut state = State::new(String::new(), Sort::Rate, false, 20);
         state.show(look(1..=150, 9000));
         assert_eq!(state.window(10), (0..10, 0));
-        assert_eq!(state.query().unwrap(), "sort=rate&limit=110");
+        assert_eq!(state.wanted().unwrap().query, "sort=rate&limit=110");
         for _ in 0..10 {
             press(&mut state, KeyCode::Down);
         }
@@ -443,7 +457,7 @@ pub(super) mod tests {
         assert_eq!(state.window(10), (1..11, 0));
         press(&mut state, KeyCode::End);
         assert_eq!(state.window(10), (140..150, 9));
-        assert_eq!(state.query().unwrap(), "sort=rate&limit=9000");
+        assert_eq!(state.wanted().unwrap().query, "sort=rate&limit=9000");
         state.show(look(1..=300, 300));
         assert_eq!(selected(&state), Some(300));
         state.show(look(1..=150, 9000));
@@ -458,12 +472,15 @@ pub(super) mod tests {
         let mut state = State::new(String::new(), Sort::Rate, false, 20);
         state.show(look([1], 1));
         type_in(&mut state, "sr");
-        assert_eq!(state.query().unwrap(), "sort=bytes&limit=20&reverse=true");
+        assert_eq!(
+            state.wanted().unwrap().query,
+            "sort=bytes&limit=20&reverse=true"
+        );
         type_in(&mut state, "Sr/user=anna x+y&z");
         assert_eq!(state.filter, "");
         press(&mut state, KeyCode::Enter);
         assert_eq!(
-            state.query().unwrap(),
+            state.wanted().unwrap().query,
             "sort=rate&limit=20&user=anna&target=x%2By%26z"
         );
         // One that makes no sense stays where it can be mended.
@@ -474,7 +491,7 @@ pub(super) mod tests {
         press(&mut state, KeyCode::Esc);
         assert_eq!(state.filter, "user=anna x+y&z");
         press(&mut state, KeyCode::Esc);
-        assert_eq!(state.query().unwrap(), "sort=rate&limit=20");
+        assert_eq!(state.wanted().unwrap().query, "sort=rate&limit=20");
 
         press(&mut state, KeyCode::Char(' '));
         state.show(look([1, 2], 2));
@@ -508,6 +525,16 @@ pub(super) mod tests {
         assert!(state.notice.is_some());
         type_in(&mut state, "/example");
         press(&mut state, KeyCode::Enter);
+        // Nothing is there to be killed before there was a look for it.
+        assert_eq!(selected(&state), None);
+        press(&mut state, KeyCode::Char('k'));
+        assert_eq!(state.mode, Mode::Table);
+        let mut late = look([7], 1);
+        state.show(late.clone());
+        assert_eq!(selected(&state), None);
+        late.filter = "example".to_owned();
+        state.show(late);
+        assert_eq!(selected(&state), Some(7));
         press(&mut state, KeyCode::Char('K'));
         assert_eq!(
             press(&mut state, KeyCode::Char('Y')),
