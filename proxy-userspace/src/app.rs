@@ -154,7 +154,9 @@ async fn obey(
             }
             () = until(deadline) => {
                 let clients = server.shared().registry.all_connections();
-                warn!(clients, "the time to drain is over: resetting what is still open");
+                if clients > 0 {
+                    warn!(clients, "the time to drain is over: resetting what is still open");
+                }
                 break;
             }
         };

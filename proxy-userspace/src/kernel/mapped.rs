@@ -51,10 +51,20 @@ impl Mapped {
 
     /// The bytes that were redirected in a direction.
     pub(super) fn redirected(&self, slot: u32) -> Option<u64> {
+        self.word(slot, offset_of!(Direction, redirected))
+    }
+
+    /// When the first of them were, in nanoseconds of `CLOCK_MONOTONIC`; 0 if none were.
+    pub(super) fn first(&self, slot: u32) -> Option<u64> {
+        self.word(slot, offset_of!(Direction, first))
+    }
+
+    /// A word of a direction.
+    fn word(&self, slot: u32, offset: usize) -> Option<u64> {
         let slot = usize::try_from(slot)
             .ok()
             .filter(|slot| *slot < self.entries)?;
-        let at = slot * size_of::<Direction>() + offset_of!(Direction, redirected);
+        let at = slot * size_of::<Direction>() + offset;
         // SAFETY: it is within the mapping, aligned as the field is, and nobody holds a reference to it; the program
         // writes whole words.
         let word = unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(at).cast()) };

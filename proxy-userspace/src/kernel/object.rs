@@ -342,16 +342,16 @@ impl Tables {
 
     /// The bytes redirected in a direction, for whoever only watches.
     pub fn redirected(&self, slot: u32) -> u64 {
-        let mapped = self
-            .mapped
-            .as_ref()
-            .and_then(|mapped| mapped.redirected(slot));
+        let mapped = self.mapped.as_ref();
+        let mapped = mapped.and_then(|mapped| mapped.redirected(slot));
         mapped.unwrap_or_else(|| self.direction(slot).map_or(0, |state| state.redirected))
     }
 
     /// When the first bytes were redirected in a direction, if any were; for whoever only watches.
     pub fn first_redirected(&self, slot: u32) -> Option<Instant> {
-        let first = self.direction(slot).ok()?.first;
+        let mapped = self.mapped.as_ref();
+        let mapped = mapped.and_then(|mapped| mapped.first(slot));
+        let first = mapped.or_else(|| Some(self.direction(slot).ok()?.first))?;
         (first != 0).then(|| clock::instant(first)).flatten()
     }
 
