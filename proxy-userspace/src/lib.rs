@@ -32,6 +32,7 @@ pub mod kernel;
 pub mod limits;
 pub mod lines;
 mod look;
+pub mod manual;
 pub mod metrics;
 pub mod net;
 pub mod parent;

@@ -11,7 +11,7 @@ use underpass::{
         cli::{Cli, Command, ConfigCommand},
     },
     diagnostics::Diagnostics,
-    doctor, explain,
+    doctor, explain, manual,
 };
 
 fn main() -> ExitCode {
@@ -58,6 +58,11 @@ fn execute(command: Command, diagnostics: &Diagnostics) -> anyhow::Result<ExitCo
         }
         Command::Config(ConfigCommand::Schema) => (explain::json_schema(), true),
         Command::Ask(what) => (runtime()?.block_on(admin::ask(&what))?, true),
+        Command::Completions { shell } => (manual::completions(shell), true),
+        Command::Manual { directory } => {
+            manual::write(&directory)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Top(arguments) => {
             let runtime = runtime()?;
             let outcome = runtime.block_on(admin::top(&arguments));

@@ -29,6 +29,7 @@ mod monitoring;
 mod netem;
 mod operation;
 mod outgoing;
+mod package;
 mod parents;
 mod peers;
 mod policy;

@@ -13,6 +13,7 @@ mod artifact;
 mod bench;
 mod cmd;
 mod demo;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod lint;
@@ -59,6 +60,8 @@ enum Verb {
     Soak(soak::Args),
     /// Run fuzz targets, or list them
     Fuzz(fuzz::Args),
+    /// Make what is released: a Debian package and a tarball
+    Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(&args),
         Verb::Soak(args) => soak::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
+        Verb::Dist(args) => dist::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

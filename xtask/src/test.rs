@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
 
 use crate::{
-    artifact, cmd, demo, ebpf, fuzz, lint,
+    artifact, cmd, demo, dist, ebpf, fuzz, lint,
     privilege::{self, Privilege},
     repo,
     report::Report,
@@ -220,6 +220,9 @@ fn e2e(args: &Args, ci: bool, report: &mut Report) {
 
         let mut vars = privilege::inherited(&["RUST_BACKTRACE", "UNDERPASS_WATCH_SECONDS"]);
         vars.push(("PATH", tools::system_path()));
+        if tools::find("dpkg-deb").is_some() {
+            vars.push(("UNDERPASS_DIST", dist::package(&proxy)?.into()));
+        }
         vars.push(("UNDERPASS_BIN", proxy.into()));
         if ci {
             vars.push(("UNDERPASS_TESTS", "require".into()));

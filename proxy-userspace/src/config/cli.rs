@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::{
     file::AdminSocket,
@@ -78,6 +79,17 @@ Examples:
     Config(ConfigCommand),
     /// Say what this kernel and these privileges allow, and what would change it
     Doctor,
+    /// Print what completes this command line in a shell
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual's pages and all completions into a directory, for packages
+    #[command(hide = true)]
+    Manual {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Watch the tunnels of a running proxy live, and end them: for a terminal
     Top(Box<TopArguments>),
     /// What a running proxy can be asked for.
