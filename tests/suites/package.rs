@@ -11,7 +11,8 @@ use proxy_tests::{
 };
 
 /// What dpkg and those who keep the users write for themselves.
-const KEPT_BY_THE_SYSTEM: [&str; 9] = [
+const KEPT_BY_THE_SYSTEM: [&str; 10] = [
+    "./etc/.pwd.lock",
     "./etc/group",
     "./etc/gshadow",
     "./etc/passwd",
