@@ -57,12 +57,12 @@ pub(super) fn make(program: &Path, output: &Path) -> Result<PathBuf> {
     let mut tar = Command::new("tar");
     tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
         .arg(format!("--mtime=@{}", source_date()))
-        .arg("-czf")
+        .args(["--use-compress-program", "gzip -9 -n"])
+        .arg("-cf")
         .arg(&tarball)
         .arg("-C")
         .arg(&parent)
-        .arg(&name)
-        .env("GZIP", "-n");
+        .arg(&name);
     cmd::run(&mut tar)?;
     Ok(tarball)
 }
