@@ -15,7 +15,7 @@ mod view;
 
 pub use self::{
     bind::{Place, default_socket},
-    cli::{Ask, Where, Which, ask},
+    cli::{Ask, Order, Where, Which, ask},
     filter::{Filter, Sort},
     serve::{Admin, Command, Rights, open},
     top::{Arguments as TopArguments, top},

@@ -412,30 +412,42 @@ fn dashboard_and_alerts_are_about_metrics_that_there_are() {
     assert!(used > 30, "{used} uses");
 }
 
+/// A proxy at which everything can happen that metrics tell of; its configuration begins with this.
+pub(crate) fn eventful(lab: &Lab, begin: &str) -> Daemon {
+    lab.proxy.set_hosts(&[("10.77.2.1", "origin.test")]);
+    let config = format!(
+        "{begin}[parent.p]\nurl = \"http://10.77.2.1:1\"\n[[route]]\nvia = [\"p\"]\nport = [1]\n\
+         [[rule]]\nname = \"would\"\naction = \"report\"\nhost = [\"origin.test\"]\n\
+         [limits]\ntunnels = 1\n"
+    );
+    Setup::open(lab)
+        .config(lab, &config)
+        .option("--engine", "sockmap")
+        .start()
+}
+
+/// A tunnel that falls back, as its client has finished already; one for which there is no room, and one that the
+/// policy refuses.
+pub(crate) fn let_everything_happen(lab: &Lab, daemon: &Daemon) {
+    let origin = Origin::bind(&lab.origin, Family::V4.origin());
+    let mut stream = client(lab).open();
+    let target = format!("origin.test:{}", origin.address().port());
+    stream.write_all(connect_head(&target).as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let server = origin.accept();
+    client(lab).refusal(&origin.target());
+    client(lab).refusal("10.9.9.9:443");
+    drop(server);
+    daemon.wait_tunnel_records(1);
+}
+
 /// The list for users, and what is told, are the same.
 #[test]
 fn every_metric_is_documented() {
     require_root_or_skip!();
     let lab = Lab::new();
-    lab.proxy.set_hosts(&[("10.77.2.1", "origin.test")]);
-    let config = "[parent.p]\nurl = \"http://10.77.2.1:1\"\n[[route]]\nvia = [\"p\"]\nport = [1]\n\
-                  [[rule]]\nname = \"would\"\naction = \"report\"\nhost = [\"origin.test\"]\n\
-                  [limits]\ntunnels = 1\n";
-    let daemon = Setup::open(&lab)
-        .config(&lab, config)
-        .option("--engine", "sockmap")
-        .start();
-    let origin = Origin::bind(&lab.origin, Family::V4.origin());
-    // One that falls back, as its client has finished already.
-    let mut stream = client(&lab).open();
-    let target = format!("origin.test:{}", origin.address().port());
-    stream.write_all(connect_head(&target).as_bytes()).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
-    let server = origin.accept();
-    client(&lab).refusal(&origin.target());
-    client(&lab).refusal("10.9.9.9:443");
-    drop(server);
-    daemon.wait_tunnel_records(1);
+    let daemon = eventful(&lab, "");
+    let_everything_happen(&lab, &daemon);
     let text = metrics(&daemon);
     assert!(text.ends_with("# EOF\n"));
     let mut told: Vec<String> = text

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum as _};
 use serde_json::Value;
 
 use super::{
@@ -97,12 +97,22 @@ impl Which {
     }
 
     /// The same in words, as [`query_of_words`] reads them.
-    pub(super) fn words(&self) -> String {
-        let words: Vec<_> = self
+    ///
+    /// # Errors
+    /// Something is more than a word.
+    pub(super) fn words(&self) -> Result<String, String> {
+        let words: Result<Vec<_>, String> = self
             .given()
-            .map(|(key, value)| format!("{key}={value}"))
+            .map(|(key, value)| {
+                if value.is_empty() || value.contains(char::is_whitespace) {
+                    return Err(format!(
+                        "'{value}' is not one word, which a filter here takes"
+                    ));
+                }
+                Ok(format!("{key}={value}"))
+            })
             .collect();
-        words.join(" ")
+        Ok(words?.join(" "))
     }
 
     /// The query of a URL that says the same, with what else there is to say.
@@ -114,7 +124,9 @@ impl Which {
 }
 
 /// The query of a URL that says this.
-fn query_of<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> String {
+pub(super) fn query_of<K: AsRef<str>, V: AsRef<str>>(
+    pairs: impl IntoIterator<Item = (K, V)>,
+) -> String {
     let pairs: Vec<_> = pairs
         .into_iter()
         .map(|(key, value)| {
@@ -135,6 +147,28 @@ pub(super) fn query_of_words(words: &str) -> Result<String, String> {
     Filter::from_query(&query).map(|_| query)
 }
 
+/// In which order.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Order {
+    /// The order: the fastest, largest or oldest first, or by name
+    #[arg(long, value_enum, default_value = "rate")]
+    pub(super) sort: Sort,
+
+    /// The other way round: the slowest, smallest or youngest first
+    #[arg(long)]
+    pub(super) reverse: bool,
+}
+
+impl Order {
+    /// What was said, by the names that it has in a URL.
+    pub(super) fn given(self) -> impl Iterator<Item = (&'static str, String)> {
+        let sort = self.sort.to_possible_value();
+        let sort = sort.map(|value| ("sort", value.get_name().to_owned()));
+        let reverse = self.reverse.then(|| ("reverse", "true".to_owned()));
+        sort.into_iter().chain(reverse)
+    }
+}
+
 /// What a running proxy can be asked for.
 #[derive(Debug, Subcommand)]
 pub enum Ask {
@@ -148,12 +182,9 @@ pub enum Ask {
         /// Which tunnels.
         #[command(flatten)]
         which: Which,
-        /// The order: the fastest, largest or oldest first, or by name
-        #[arg(long, value_enum, default_value = "rate")]
-        sort: Sort,
-        /// The other way round: the slowest, smallest or youngest first
-        #[arg(long)]
-        reverse: bool,
+        /// In which order.
+        #[command(flatten)]
+        order: Order,
         /// Print this many at most
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
@@ -210,15 +241,11 @@ pub async fn ask(what: &Ask) -> anyhow::Result<String> {
         Ask::Tunnels {
             of,
             which,
-            sort,
-            reverse,
+            order,
             limit,
         } => {
             let client = Client::new(of.place.clone())?;
-            let name = clap::ValueEnum::to_possible_value(sort)
-                .map_or_else(String::new, |value| value.get_name().to_owned());
-            let mut more = vec![("sort", name)];
-            more.extend(reverse.then(|| ("reverse", "true".to_owned())));
+            let mut more: Vec<_> = order.given().collect();
             more.extend(limit.map(|limit| ("limit", limit.to_string())));
             let path = format!("/tunnels?{}", which.query(&more).map_err(wrong)?);
             if of.json {

@@ -29,8 +29,8 @@ use tokio::{
 
 use self::state::{Action, State};
 use super::{
-    Listing, Sort, Status,
-    cli::{Where, Which, status_text, tunnels_text},
+    Listing, Status,
+    cli::{Order, Where, Which, status_text, tunnels_text},
     client::Client,
 };
 
@@ -51,12 +51,9 @@ pub struct Arguments {
     /// Which tunnels.
     #[command(flatten)]
     which: Which,
-    /// The order: the fastest, largest or oldest first, or by name
-    #[arg(long, value_enum, default_value = "rate")]
-    sort: Sort,
-    /// The other way round: the slowest, smallest or youngest first
-    #[arg(long)]
-    reverse: bool,
+    /// In which order.
+    #[command(flatten)]
+    order: Order,
     /// Look this often; the proxy looks at its tunnels once a second itself
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_interval)]
     interval: f64,
@@ -118,9 +115,8 @@ impl Look {
 pub async fn top(arguments: &Arguments) -> anyhow::Result<()> {
     let client = Client::new(arguments.of.place.clone())?;
     let mut state = State::new(
-        arguments.which.words(),
-        arguments.sort,
-        arguments.reverse,
+        arguments.which.words().map_err(anyhow::Error::msg)?,
+        arguments.order,
         arguments.limit.unwrap_or(PRINTED),
     );
     let wanted = state.wanted().map_err(anyhow::Error::msg)?;

@@ -2,22 +2,18 @@
 
 use std::{
     fs,
-    io::Write as _,
-    net::{Shutdown, TcpStream},
+    net::TcpStream,
     process::{Child, Stdio},
 };
 
 use proxy_tests::{
-    client::connect_head,
-    daemon::Setup,
     deadline::{PATIENCE, wait_for},
-    lab::{Family, Lab},
-    origin::Origin,
+    lab::Lab,
     require_root_or_skip, require_tool_or_skip,
 };
 use serde_json::Value;
 
-use crate::{admin::exchange, scene::client};
+use crate::admin::{eventful, exchange, let_everything_happen};
 
 /// A Prometheus that ends with its test.
 struct Prometheus<'lab> {
@@ -112,32 +108,15 @@ fn dashboard_and_rules_hold_with_prometheus() {
     require_root_or_skip!();
     require_tool_or_skip!("prometheus", "--version");
     let lab = Lab::new();
-    lab.proxy.set_hosts(&[("10.77.2.1", "origin.test")]);
-    let config = "[admin]\nmetrics_listen = \"127.0.0.1:9129\"\n\
-                  [parent.p]\nurl = \"http://10.77.2.1:1\"\n[[route]]\nvia = [\"p\"]\nport = [1]\n\
-                  [[rule]]\nname = \"would\"\naction = \"report\"\nhost = [\"origin.test\"]\n\
-                  [limits]\ntunnels = 1\n";
-    let daemon = Setup::open(&lab)
-        .config(&lab, config)
-        .option("--engine", "sockmap")
-        .start();
+    let daemon = eventful(&lab, "[admin]\nmetrics_listen = \"127.0.0.1:9129\"\n");
     let prometheus = Prometheus::start(&lab);
     wait_for("a scrape", PATIENCE, || {
         let ready = prometheus.query("underpass_ready")?;
         (ready.first()?["value"][1] == "1").then_some(())
     });
 
-    // A tunnel that falls back, one for which there is no room, and a configuration that is refused.
-    let origin = Origin::bind(&lab.origin, Family::V4.origin());
-    let mut stream = client(&lab).open();
-    let target = format!("origin.test:{}", origin.address().port());
-    stream.write_all(connect_head(&target).as_bytes()).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    let server = origin.accept();
-    client(&lab).refusal(&origin.target());
-    client(&lab).refusal("10.9.9.9:443");
-    drop(server);
-    daemon.wait_tunnel_records(1);
+    let_everything_happen(&lab, &daemon);
+    // And a configuration is refused.
     lab.scratch().write("underpass.toml", "listen = 7\n");
     assert!(!daemon.ask(&["reload"]).status.success());
 

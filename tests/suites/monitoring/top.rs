@@ -108,6 +108,10 @@ fn what_cannot_be_is_said() {
     for (args, why) in [
         (["top"].as_slice(), "this is no terminal; --once"),
         (&["top", "--once", "--client", "nobody"], "nobody"),
+        (
+            &["top", "--once", "--user", "anna b"],
+            "'anna b' is not one word",
+        ),
         (&["top", "--interval", "0.1"], "from 0.5 to 3600 seconds"),
         (
             &["top", "--once", "--admin", "/nowhere"],

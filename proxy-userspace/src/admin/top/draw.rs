@@ -95,8 +95,8 @@ fn draw_table(frame: &mut Frame<'_>, area: Rect, state: &mut State) {
         Cell::from(Line::from(text).alignment(alignment))
     };
     let header = columns.iter().map(|(column, _)| {
-        let is_sorted = column.sort == Some(state.sort);
-        let arrow = match (is_sorted, state.is_reversed) {
+        let is_sorted = column.sort == Some(state.order.sort);
+        let arrow = match (is_sorted, state.order.reverse) {
             (false, _) => "",
             (true, false) => "▼",
             (true, true) => "▲",
@@ -206,6 +206,7 @@ mod tests {
         super::state::tests::{look, press},
         *,
     };
+    use crate::admin::Order;
 
     /// The screen's lines.
     fn screen(state: &mut State, width: u16, height: u16) -> Vec<String> {
@@ -218,7 +219,7 @@ mod tests {
     }
 
     fn state(ids: impl IntoIterator<Item = u64>, total: usize) -> State {
-        let mut state = State::new(String::new(), Sort::Rate, false, 20);
+        let mut state = State::new(String::new(), Order::default(), 20);
         state.show(look(ids, total));
         state
     }
@@ -350,7 +351,7 @@ mod tests {
         for view in &mut odd.tunnels.tunnels {
             view.user = Some("\u{1b}[31mred\u{7}".to_owned());
         }
-        let mut state = State::new(String::new(), Sort::Rate, false, 20);
+        let mut state = State::new(String::new(), Order::default(), 20);
         state.show(odd);
         let lines = screen(&mut state, 120, 24);
         assert!(lines.iter().all(|line| !line.contains(char::is_control)));

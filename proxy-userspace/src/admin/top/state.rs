@@ -7,7 +7,10 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::{Look, Wanted};
 use crate::{
-    admin::{Listing, Sort, TunnelView, cli::query_of_words},
+    admin::{
+        Listing, Sort, TunnelView,
+        cli::{Order, query_of, query_of_words},
+    },
     units,
 };
 
@@ -45,8 +48,7 @@ pub(super) struct State {
     pub(super) mode: Mode,
     /// Words, as they were written.
     pub(super) filter: String,
-    pub(super) sort: Sort,
-    pub(super) is_reversed: bool,
+    pub(super) order: Order,
     pub(super) is_paused: bool,
     pub(super) look: Option<Look>,
     /// Bytes in a second up and down, the newest first.
@@ -67,12 +69,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(filter: String, sort: Sort, is_reversed: bool, limit: usize) -> Self {
+    pub(super) fn new(filter: String, order: Order, limit: usize) -> Self {
         Self {
             mode: Mode::Table,
             filter,
-            sort,
-            is_reversed,
+            order,
             is_paused: false,
             look: None,
             history: VecDeque::new(),
@@ -92,12 +93,8 @@ impl State {
     /// # Errors
     /// The filter makes no sense.
     pub(super) fn wanted(&self) -> Result<Wanted, String> {
-        let sort = self.sort.to_possible_value();
-        let sort = sort.as_ref().map_or("rate", |value| value.get_name());
-        let mut query = format!("sort={sort}&limit={}", self.limit);
-        if self.is_reversed {
-            query.push_str("&reverse=true");
-        }
+        let limit = ("limit", self.limit.to_string());
+        let mut query = query_of(self.order.given().chain([limit]));
         let filter = query_of_words(&self.filter)?;
         if !filter.is_empty() {
             query.push('&');
@@ -151,9 +148,9 @@ impl State {
     /// Takes a look.
     pub(super) fn show(&mut self, look: Look) {
         self.trouble = None;
-        // One that was asked for something else comes too late.
-        let is_late = look.filter != self.filter && self.listing().is_some();
-        if self.is_paused || is_late {
+        // One that was asked for something else comes too late. A picture is held once there is one.
+        let is_late = look.filter != self.filter;
+        if self.listing().is_some() && (self.is_paused || is_late) {
             return;
         }
         let rates = (look.status.up_rate, look.status.down_rate);
@@ -248,7 +245,7 @@ impl State {
             }
             KeyCode::Char('s') => self.turn(1),
             KeyCode::Char('S') => self.turn(Sort::value_variants().len() - 1),
-            KeyCode::Char('r') => self.is_reversed = !self.is_reversed,
+            KeyCode::Char('r') => self.order.reverse = !self.order.reverse,
             KeyCode::Char(' ' | 'p') => self.is_paused = !self.is_paused,
             KeyCode::Char('/' | 'f') => self.mode = Mode::Filter(self.filter.clone()),
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.mode = Mode::Help,
@@ -326,10 +323,10 @@ impl State {
     /// Goes so many orders further.
     fn turn(&mut self, steps: usize) {
         let orders = Sort::value_variants();
-        let place = orders.iter().position(|order| *order == self.sort);
+        let place = orders.iter().position(|order| *order == self.order.sort);
         let next = (place.unwrap_or_default() + steps) % orders.len();
         if let Some(order) = orders.get(next) {
-            self.sort = *order;
+            self.order.sort = *order;
         }
     }
 }
@@ -415,7 +412,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_selection_stays_with_its_tunnel() {
-        let mut state = State::new(String::new(), Sort::Rate, false, 20);
+        let mut state = State::new(String::new(), Order::default(), 20);
         assert_eq!(press(&mut state, KeyCode::Down), Action::Nothing);
         state.show(look([1, 2, 3, 4], 4));
         // The first row is nobody's.
@@ -445,7 +442,7 @@ pub(super) mod tests {
 
     #[test]
     fn rows_scroll_and_more_of_them_are_asked_for() {
-        let mut state = State::new(String::new(), Sort::Rate, false, 20);
+        let mut state = State::new(String::new(), Order::default(), 20);
         state.show(look(1..=150, 9000));
         assert_eq!(state.window(10), (0..10, 0));
         assert_eq!(state.wanted().unwrap().query, "sort=rate&limit=110");
@@ -469,12 +466,12 @@ pub(super) mod tests {
 
     #[test]
     fn keys_sort_filter_and_pause() {
-        let mut state = State::new(String::new(), Sort::Rate, false, 20);
+        let mut state = State::new(String::new(), Order::default(), 20);
         state.show(look([1], 1));
         type_in(&mut state, "sr");
         assert_eq!(
             state.wanted().unwrap().query,
-            "sort=bytes&limit=20&reverse=true"
+            "sort=bytes&reverse=true&limit=20"
         );
         type_in(&mut state, "Sr/user=anna x+y&z");
         assert_eq!(state.filter, "");
@@ -496,6 +493,14 @@ pub(super) mod tests {
         press(&mut state, KeyCode::Char(' '));
         state.show(look([1, 2], 2));
         assert_eq!(state.tunnels().len(), 1);
+        // Held or not, another filter wants another picture.
+        type_in(&mut state, "/x");
+        press(&mut state, KeyCode::Enter);
+        let mut fitting = look([3, 4, 5], 3);
+        fitting.filter = "x".to_owned();
+        state.show(fitting);
+        assert_eq!(state.tunnels().len(), 3);
+        press(&mut state, KeyCode::Esc);
         press(&mut state, KeyCode::Char(' '));
         state.show(look([1, 2], 2));
         assert_eq!(state.tunnels().len(), 2);
@@ -504,7 +509,7 @@ pub(super) mod tests {
 
     #[test]
     fn killing_asks_first() {
-        let mut state = State::new(String::new(), Sort::Rate, false, 20);
+        let mut state = State::new(String::new(), Order::default(), 20);
         assert_eq!(press(&mut state, KeyCode::Char('k')), Action::Nothing);
         assert_eq!(state.mode, Mode::Table);
         state.show(look([7, 8], 2));
