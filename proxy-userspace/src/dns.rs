@@ -13,11 +13,13 @@ use std::{
     collections::HashMap,
     fmt,
     future::{Future as _, poll_fn},
+    io,
     net::IpAddr,
     path::Path,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -31,7 +33,7 @@ use hickory_resolver::{
     },
     system_conf::parse_resolv_conf,
 };
-use tokio::{select, sync::OnceCell, task::JoinHandle, time::timeout};
+use tokio::{runtime, select, sync::OnceCell, task::JoinHandle, time::timeout};
 
 use self::tally::{Source, note};
 pub use self::{
@@ -376,6 +378,26 @@ fn system_config() -> Result<(ResolverConfig, ResolverOpts), LookupError> {
         ResolverConfig::from_parts(None, Vec::new(), servers),
         options,
     ))
+}
+
+/// The addresses of a name that this host itself means: search domains apply. Waits, on a thread of its own.
+///
+/// It is not the C library's resolver that is asked: that one loads modules of the system, which a program must not meet
+/// that was linked with another version of that library.
+pub(crate) fn lookup_blocking(name: &str) -> io::Result<Vec<IpAddr>> {
+    let lookup = || {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let resolver = TokioResolver::builder_tokio()?.build()?;
+            let found = resolver.lookup_ip(name).await?;
+            Ok::<_, NetError>(found.iter().collect())
+        })
+    };
+    let found = thread::scope(|scope| scope.spawn(lookup).join());
+    let found = found.map_err(|_panic| io::Error::other("the search for it was cut off"))?;
+    found.map_err(|error| io::Error::other(LookupError::from(error).to_string()))
 }
 
 /// The addresses that two searches find, those of the first in front; when one has found some, the other has a

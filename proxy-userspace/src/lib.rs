@@ -2,7 +2,7 @@
 //!
 //! Where to start reading, in the order in which a connection meets them:
 //!
-//! 1. [`app`] builds everything from a [`config`]; [`server`] accepts clients.
+//! 1. [`command`] is what `main` calls; [`app`] builds everything from a [`config`]; [`server`] accepts clients.
 //! 2. [`session`] drives one client: [`http`] reads its head, [`authority`] its target, [`policy`]
 //!    says whether it may, [`dns`] finds its addresses, [`net::dial`] connects. A request for a URL is forwarded
 //!    over a connection from the pool.
@@ -21,7 +21,9 @@ pub mod admin;
 pub mod app;
 pub mod auth;
 pub mod authority;
+mod capabilities;
 pub mod client_hello;
+pub mod command;
 pub mod config;
 pub mod diagnostics;
 pub mod dns;

@@ -70,10 +70,7 @@ impl LoadError {
             Self::NoBtf { .. } | Self::Btf(_) => {
                 "run a kernel built with CONFIG_DEBUG_INFO_BTF=y, with /sys mounted".to_owned()
             }
-            Self::NotPermitted(_) => {
-                "run as root, or with the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-                    .to_owned()
-            }
+            Self::NotPermitted(_) => permission().to_owned(),
             Self::Refused(_) => format!(
                 "run {SOUND_KERNELS}, built with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_STREAM_PARSER=y"
             ),
@@ -120,6 +117,25 @@ fn classify(error: &(dyn std::error::Error + 'static)) -> LoadError {
         LoadError::NotPermitted(text)
     } else {
         LoadError::Refused(text)
+    }
+}
+
+/// What would permit the program, by what is missing.
+fn permission() -> &'static str {
+    if lacks_capability() {
+        return "run as root, or with the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON";
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let filtered = status.lines().any(|line| {
+        line.strip_prefix("Seccomp:")
+            .is_some_and(|mode| mode.trim() == "2")
+    });
+    if filtered {
+        "the capabilities are there, but a seccomp filter forbids bpf(2): containerd from 1.6.9 and Docker from 23 allow \
+         it with CAP_BPF; elsewhere run with a profile that does, or with seccomp=unconfined"
+    } else {
+        "the capabilities are there, but something else forbids bpf(2): look at the kernel's lockdown \
+         (/sys/kernel/security/lockdown) and at its security modules"
     }
 }
 

@@ -3,12 +3,13 @@
 use std::{
     fmt, fs,
     io::{self, BufWriter, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     str::FromStr,
 };
 
 use super::syslog::{Priority, Syslog};
+use crate::dns;
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,7 +84,7 @@ impl Destination {
 /// A socket whose datagrams go to the server.
 fn connect(server: &str) -> io::Result<UdpSocket> {
     let mut failed = io::ErrorKind::AddrNotAvailable.into();
-    for address in server.to_socket_addrs()? {
+    for address in addresses(server)? {
         let from: SocketAddr = match address {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -95,6 +96,17 @@ fn connect(server: &str) -> io::Result<UdpSocket> {
         }
     }
     Err(failed)
+}
+
+/// The addresses of `host:port`.
+fn addresses(server: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = server.parse() {
+        return Ok(vec![address]);
+    }
+    let (host, port) = server.rsplit_once(':').unwrap_or((server, ""));
+    let port = port.parse().map_err(io::Error::other)?;
+    let found = dns::lookup_blocking(host)?.into_iter();
+    Ok(found.map(|address| (address, port).into()).collect())
 }
 
 /// `-`, `syslog`, `syslog:facility.severity`, `udp://host:port`, or a path, which is not empty.
@@ -158,7 +170,9 @@ mod tests {
     #[test]
     fn a_datagram_has_a_line() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let destination = Destination::Udp(server.local_addr().unwrap().to_string());
+        let port = server.local_addr().unwrap().port();
+        assert!(addresses("name.invalid:514").is_err());
+        let destination = Destination::Udp(format!("localhost:{port}"));
         let mut output = destination.open().unwrap();
         output.put("one").unwrap();
         output.put("two").unwrap();
