@@ -210,6 +210,7 @@ fn override_with(settings: &Settings, file: &mut File) {
         allow_port,
         access_log,
         admin_socket,
+        metrics_listen,
         config: _,
         squid_conf: _,
     } = settings;
@@ -245,6 +246,9 @@ fn override_with(settings: &Settings, file: &mut File) {
     }
     if let Some(socket) = admin_socket {
         file.admin.socket = Some(Text(socket.clone()));
+    }
+    if let Some(address) = metrics_listen {
+        file.admin.metrics_listen = Some(Text(*address));
     }
     if let Some(destination) = access_log {
         file.access_log = Some(AccessLogs::One(Text(destination.clone())));

@@ -148,6 +148,16 @@ pub struct Settings {
     )]
     pub admin_socket: Option<AdminSocket>,
 
+    /// Serve /metrics, /healthz and /readyz here [default: what the file says, else nowhere]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        value_parser = parse_listen,
+        env = "UNDERPASS_METRICS_LISTEN",
+        hide_env_values = true
+    )]
+    pub metrics_listen: Option<SocketAddr>,
+
     /// Read settings from this TOML file
     #[arg(
         long,
