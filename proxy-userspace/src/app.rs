@@ -28,10 +28,7 @@ use crate::{
     admin::{self, Admin, Command, Place, Rights},
     config::{Config, Live, cli::Settings, file},
     diagnostics::Diagnostics,
-    limits::{
-        DESCRIPTORS_PER_PIPE, LOG_FLUSH_TIMEOUT, MAX_PASSWORD_CHECKS, MAX_TUNNELS,
-        RESERVED_DESCRIPTORS, STOP_TIME,
-    },
+    limits::{LOG_FLUSH_TIMEOUT, MAX_PASSWORD_CHECKS, MAX_TUNNELS, STOP_TIME},
     metrics::Metrics,
     parent::watch,
     policy::audit::audit,
@@ -382,20 +379,8 @@ fn room(live: &Live, listeners: usize) -> Room {
         },
     );
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let usable = descriptors
-        .saturating_sub(RESERVED_DESCRIPTORS)
-        .saturating_sub(listeners as u64);
     let pipes_used = live
         .engine_choices()
         .any(|choice| matches!(choice, EngineChoice::Auto | EngineChoice::Splice));
-    let pipes = if pipes_used {
-        usable / DESCRIPTORS_PER_PIPE
-    } else {
-        0
-    };
-    let tunnels = u32::try_from((usable - 2 * pipes) / 2).unwrap_or(u32::MAX);
-    Room {
-        tunnels: tunnels.clamp(1, MAX_TUNNELS),
-        pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
-    }
+    Room::within(descriptors.saturating_sub(listeners as u64), pipes_used)
 }

@@ -1,6 +1,9 @@
-//! `underpass doctor`: what this kernel and these privileges allow, engine by engine.
+//! `underpass doctor`: what this kernel and these privileges allow, engine by engine, and what about this host costs
+//! performance or safety.
 
-use std::fs;
+mod host;
+
+use std::{fmt::Write as _, fs};
 
 use crate::relay::selection::{Unavailable, sockmap, splice};
 
@@ -31,6 +34,19 @@ pub async fn examine() -> (String, bool) {
         ),
         answer(splice, "splice(2) moves bytes through pipes"),
     );
+    let findings = host::Host::this().findings();
+    let mut report = report;
+    if findings.is_empty() {
+        report.push_str(
+            "\n\nNothing about this host costs performance or safety, as far as is known.",
+        );
+    } else {
+        report.push_str("\n\nWhat about this host costs performance or safety:");
+    }
+    for finding in findings {
+        // Writing to a string does not fail.
+        let _ = write!(report, "\n{finding}");
+    }
     (report, sound)
 }
 

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use super::outgoing::Keepalive;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// Opens `loops` sockets that share one address, so that as many accept loops share the work: the
 /// kernel gives each its part of the connections (`SO_REUSEPORT`). `[::]` takes IPv4 clients too,

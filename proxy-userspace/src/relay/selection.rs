@@ -12,7 +12,10 @@ use super::{
     sockmap::{Sockmap, selftest},
     splice::Splice,
 };
-use crate::kernel::version::{SOUND_KERNELS, is_sound};
+use crate::{
+    kernel::version::{SOUND_KERNELS, is_sound},
+    limits::{DESCRIPTORS_PER_PIPE, MAX_TUNNELS, RESERVED_DESCRIPTORS},
+};
 
 /// The `--engine` option.
 #[derive(
@@ -78,6 +81,23 @@ pub struct Room {
     pub tunnels: u32,
     /// Pipes of the splice engine.
     pub pipes: usize,
+}
+
+impl Room {
+    /// What so many descriptors allow.
+    pub(crate) fn within(descriptors: u64, pipes_used: bool) -> Self {
+        let usable = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+        let pipes = if pipes_used {
+            usable / DESCRIPTORS_PER_PIPE
+        } else {
+            0
+        };
+        let tunnels = u32::try_from((usable - 2 * pipes) / 2).unwrap_or(u32::MAX);
+        Self {
+            tunnels: tunnels.clamp(1, MAX_TUNNELS),
+            pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 /// Readies the engines for tunnels of each of these choices.
