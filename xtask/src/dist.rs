@@ -1,7 +1,9 @@
-//! `cargo xtask dist`: what is released: a Debian package and a tarball, with their checksums.
+//! `cargo xtask dist`: what is released: a Debian package, a tarball and a container image, with
+//! their checksums and what they are made of.
 
 mod deb;
-mod glibc;
+pub(crate) mod image;
+mod sbom;
 mod tarball;
 
 use std::{
@@ -13,20 +15,20 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{artifact, cmd, repo};
+use crate::{artifact, cmd, repo, tools};
 
 /// The version of everything here.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What makes the program that is released.
+/// What makes the program that is released; how it is linked follows.
 const RELEASE: [&str; 7] = [
-    "build",
+    "rustc",
     "--release",
-    "--workspace",
-    "--exclude",
-    "proxy-ebpf",
+    "--package",
+    "underpass",
     "--bin",
     "underpass",
+    "--",
 ];
 
 #[derive(clap::Args)]
@@ -48,18 +50,20 @@ pub(crate) enum Effort {
     Test,
 }
 
-/// Makes the Debian package alone, in a directory that has nothing else, for the tests.
-pub(crate) fn package(program: &Path) -> Result<PathBuf> {
+/// Makes the Debian package and the image, in a directory that has nothing else, for the tests.
+pub(crate) fn for_tests(program: &Path) -> Result<PathBuf> {
     let output = empty("dist")?;
-    deb::make(program, &output, Effort::Test)?;
+    if tools::find("dpkg-deb").is_some() {
+        deb::make(program, &output, Effort::Test)?;
+    }
+    if tools::find("podman").is_some() {
+        image::make(program, &output, "localhost/underpass:test")?;
+    }
     Ok(output)
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let program = match &args.program {
-        Some(program) => program.clone(),
-        None => artifact::build(&RELEASE, "underpass")?,
-    };
+    let program = program(args.program.as_deref())?;
     let output = args
         .output
         .clone()
@@ -69,6 +73,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         deb::make(&program, &output, Effort::Release)?,
         tarball::make(&program, &output)?,
     ];
+    let bill = output.join("underpass.cdx.json");
+    fs::write(&bill, sbom::make()?)?;
+    let made = made.into_iter().chain([bill]).collect::<Vec<_>>();
     let names = made.iter().filter_map(|path| path.file_name());
     let sums = cmd::output(Command::new("sha256sum").args(names).current_dir(&output))?;
     fs::write(output.join("SHA256SUMS"), format!("{}\n", sums.trim_end()))?;
@@ -77,6 +84,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     println!("{}", output.join("SHA256SUMS").display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The program to pack: this one, or what is released.
+pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(program) = given {
+        return Ok(program.to_owned());
+    }
+    let build: Vec<_> = RELEASE.into_iter().chain(artifact::STATIC).collect();
+    artifact::build(&build, "underpass")
 }
 
 /// Puts a copy of a file of the repository at its place below a directory.

@@ -62,6 +62,8 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Make what is released: a Debian package and a tarball
     Dist(dist::Args),
+    /// Make the container image
+    Image(dist::image::Args),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Verb::Soak(args) => soak::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Dist(args) => dist::run(&args),
+        Verb::Image(args) => dist::image::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -45,13 +45,35 @@ const LINKER_INSTALL: [&str; 8] = [
 /// The script that installs packages without starting services.
 const INSTALL: &str = include_str!("setup/install.sh");
 
-/// Envoy's version, and the script that fetches it.
-const ENVOY_VERSION: &str = "1.40.0";
-const FETCH_ENVOY: &str = include_str!("setup/envoy.sh");
+/// What is in no distribution and is fetched beside what is built.
+struct Fetched {
+    /// What is there afterwards.
+    names: &'static [&'static str],
+    /// Given the directory, and the versions.
+    script: &'static str,
+    versions: &'static [&'static str],
+    /// What the tests do without it.
+    without: &'static str,
+}
+
+const FETCHED: [Fetched; 2] = [
+    Fetched {
+        names: &["envoy"],
+        script: include_str!("setup/envoy.sh"),
+        versions: &["1.40.0"],
+        without: "in the tests HAProxy stands for Envoy",
+    },
+    Fetched {
+        names: &["helm", "kubectl", "kubernetes-python"],
+        script: include_str!("setup/kubernetes.sh"),
+        versions: &["2.2.2", "1.37.0"],
+        without: "what is for Kubernetes is not tested",
+    },
+];
 
 /// Programs that the end-to-end suites run, as a command that succeeds when they are here, and the
 /// Debian package of each.
-const PROGRAMS: [(&str, &[&str], &str); 23] = [
+const PROGRAMS: [(&str, &[&str], &str); 26] = [
     ("busybox", &["true"], "busybox-static"),
     (
         "chromium-headless-shell",
@@ -59,6 +81,7 @@ const PROGRAMS: [(&str, &[&str], &str); 23] = [
         "chromium-headless-shell",
     ),
     ("cpio", &["--version"], "cpio"),
+    ("crun", &["--version"], "crun"),
     ("curl", &["--version"], "curl"),
     ("dnsmasq", &["--version"], "dnsmasq-base"),
     ("git", &["--version"], "git"),
@@ -67,11 +90,13 @@ const PROGRAMS: [(&str, &[&str], &str); 23] = [
     ("logrotate", &["--version"], "logrotate"),
     ("nginx", &["-v"], "nginx-light"),
     ("openssl", &["version"], "openssl"),
+    ("podman", &["--version"], "podman"),
     ("prometheus", &["--version"], "prometheus"),
     ("python3", &["--version"], "python3"),
     ("python3", &["-c", "import requests"], "python3-requests"),
     ("qemu-system-x86_64", &["--version"], "qemu-system-x86"),
     ("script", &["--version"], "bsdutils"),
+    ("setcap", &["-h"], "libcap2-bin"),
     ("setpriv", &["--version"], "util-linux"),
     ("squid", &["-v"], "squid"),
     ("strace", &["--version"], "strace"),
@@ -80,7 +105,7 @@ const PROGRAMS: [(&str, &[&str], &str); 23] = [
     ("wget", &["--version"], "wget"),
     ("xz", &["--version"], "xz-utils"),
 ];
-const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+pub(crate) const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// What is missing, as what installs it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -101,8 +126,11 @@ pub(crate) fn run() -> Result<ExitCode> {
 /// Installs what is missing; an error if something still is afterwards.
 pub(crate) fn install() -> Result<()> {
     install_what_is_needed()?;
-    if let Err(error) = fetch_envoy() {
-        eprintln!("Envoy cannot be had ({error:#}); in the tests HAProxy stands for it");
+    for tool in &FETCHED {
+        if let Err(error) = tool.fetch() {
+            let names = tool.names.join(", ");
+            eprintln!("cannot fetch {names} ({error:#}); {}", tool.without);
+        }
     }
     Ok(())
 }
@@ -132,16 +160,17 @@ fn install_what_is_needed() -> Result<()> {
     Ok(())
 }
 
-/// Envoy is in no distribution; it goes beside what is built.
-fn fetch_envoy() -> Result<()> {
-    let directory = tools::fetched();
-    if tools::find("envoy").is_some() || directory.join("envoy").exists() {
-        return Ok(());
+impl Fetched {
+    fn fetch(&self) -> Result<()> {
+        let directory = tools::fetched();
+        if self.names.iter().all(|name| directory.join(name).exists()) {
+            return Ok(());
+        }
+        fs::create_dir_all(&directory)?;
+        let mut fetch = Command::new("sh");
+        fetch.args(["-c", self.script, "fetch"]).arg(directory);
+        cmd::run(fetch.args(self.versions))
     }
-    fs::create_dir_all(&directory)?;
-    let mut fetch = Command::new("sh");
-    fetch.args(["-c", FETCH_ENVOY, "fetch"]);
-    cmd::run(fetch.arg(directory).arg(ENVOY_VERSION))
 }
 
 impl Plan {

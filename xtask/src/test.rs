@@ -215,14 +215,12 @@ fn e2e(args: &Args, ci: bool, report: &mut Report) {
     }
     let mut skipped = Vec::new();
     report.part(name, || {
-        let proxy = artifact::build(&PROXY, "underpass")?;
+        let proxy = artifact::build_static(&PROXY)?;
         let suites = artifact::build(&SUITES, "suites")?;
 
         let mut vars = privilege::inherited(&["RUST_BACKTRACE", "UNDERPASS_WATCH_SECONDS"]);
         vars.push(("PATH", tools::system_path()));
-        if tools::find("dpkg-deb").is_some() {
-            vars.push(("UNDERPASS_DIST", dist::package(&proxy)?.into()));
-        }
+        vars.push(("UNDERPASS_DIST", dist::for_tests(&proxy)?.into()));
         vars.push(("UNDERPASS_BIN", proxy.into()));
         if ci {
             vars.push(("UNDERPASS_TESTS", "require".into()));

@@ -62,7 +62,7 @@ const MODULES: [&str; 3] = [
 
 /// What runs there: also what is ignored elsewhere, for want of a module. But not what an emulated
 /// machine is too slow for, which is bulk, and tests that measure; nor what reads the repository.
-const DEFAULT_ARGS: [&str; 21] = [
+const DEFAULT_ARGS: [&str; 25] = [
     "--include-ignored",
     "--skip",
     "quarter_gigabyte",
@@ -84,6 +84,10 @@ const DEFAULT_ARGS: [&str; 21] = [
     "service::",
     "--skip",
     "package::",
+    "--skip",
+    "image::",
+    "--skip",
+    "kubernetes::",
 ];
 
 /// What continuous integration has the time for: what can depend on the kernel, once. Copying is reading and writing,

@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{Effort, VERSION, copy, describe, empty, glibc, install, place, source_date};
+use super::{Effort, VERSION, copy, describe, empty, install, place, source_date};
 use crate::{cmd, repo, tools};
 
 /// Files of the repository, and where they go.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 12] = [
     (
         "deploy/config/underpass.example.toml",
         "etc/underpass/underpass.toml",
@@ -35,6 +35,11 @@ const FILES: [(&str, &str); 10] = [
     (
         "deploy/debian/copyright",
         "usr/share/doc/underpass/copyright",
+    ),
+    ("deploy/TUNING.md", "usr/share/doc/underpass/TUNING.md"),
+    (
+        "deploy/sysctl/underpass.conf",
+        "usr/share/doc/underpass/sysctl.conf",
     ),
     (
         "deploy/monitoring/METRICS.md",
@@ -109,8 +114,7 @@ pub(super) fn make(program: &Path, output: &Path, effort: Effort) -> Result<Path
     let text = fs::read_to_string(repo::root().join("deploy/debian/control"))?
         .replace("@VERSION@", VERSION)
         .replace("@ARCHITECTURE@", architecture)
-        .replace("@SIZE@", size)
-        .replace("@GLIBC@", &glibc::needed(&fs::read(program)?));
+        .replace("@SIZE@", size);
     fs::write(control.join("control"), text)?;
 
     let package = output.join(format!("underpass_{VERSION}_{architecture}.deb"));

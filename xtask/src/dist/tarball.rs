@@ -12,7 +12,7 @@ use super::{VERSION, describe, empty, install, place, source_date};
 use crate::cmd;
 
 /// Files of the repository, and where they go.
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 15] = [
     ("README.md", "README.md"),
     ("CHANGELOG.md", "CHANGELOG.md"),
     ("KERNELS.md", "KERNELS.md"),
@@ -35,6 +35,8 @@ const FILES: [(&str, &str); 13] = [
         "deploy/systemd/underpass.sysusers",
         "systemd/underpass.sysusers",
     ),
+    ("deploy/TUNING.md", "TUNING.md"),
+    ("deploy/sysctl/underpass.conf", "sysctl/underpass.conf"),
     ("deploy/monitoring/METRICS.md", "monitoring/METRICS.md"),
     ("deploy/monitoring/alerts.yaml", "monitoring/alerts.yaml"),
     (
