@@ -41,7 +41,7 @@ impl Mesh {
         let address = SocketAddr::new(Family::V4.origin(), 443);
         let origin = TlsOrigin::start(&lab.origin, &[address], &["en.wikipedia.org"], pages);
         let daemon = Setup::bare(&lab.proxy)
-            .option("--squid-conf", "suites/mesh/squid.conf")
+            .option("--squid-conf", "../deploy/istio/proxy.conf")
             // Else where Squid has it, which is this host's.
             .option("--access-log", "-")
             .start();
