@@ -332,7 +332,7 @@ fn the_mesh_s_manifests_fit_the_page() {
     patch.write(
         "kustomization.yaml",
         "resources: [underpass.yaml]\n\
-         patches: [{ path: kernel-engine.yaml, target: { kind: Deployment, name: underpass } }]\n",
+         patches: [{ path: kernel-engine.yaml }]\n",
     );
     let patched = kustomize(patch.path());
     let deployment = one(&patched, "Deployment", "underpass");
