@@ -1,5 +1,5 @@
-//! `cargo xtask dist`: what is released: a Debian package, a tarball and a container image, with
-//! their checksums and what they are made of.
+//! What is released: by `cargo xtask dist` a Debian package, a tarball, a bill of materials and their checksums, by
+//! `cargo xtask image` the container image.
 
 mod deb;
 pub(crate) mod image;

@@ -60,7 +60,7 @@ enum Verb {
     Soak(soak::Args),
     /// Run fuzz targets, or list them
     Fuzz(fuzz::Args),
-    /// Make what is released: a Debian package and a tarball
+    /// Make what is released: a Debian package, a tarball, a bill of materials
     Dist(dist::Args),
     /// Make the container image
     Image(dist::image::Args),

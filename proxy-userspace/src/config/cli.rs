@@ -77,7 +77,8 @@ Examples:
     /// Convert a configuration, or describe its format
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Say what this kernel and these privileges allow, and what would change it
+    /// Say what this kernel and these privileges allow, what about this host costs performance or safety, and what would
+    /// change it
     Doctor,
     /// Print what completes this command line in a shell
     Completions {

@@ -14,7 +14,7 @@ use crate::{limits::MAX_TUNNELS, net::listen::BACKLOG, relay::selection::Room};
 /// What one connection holds at most by default, in bytes: less costs throughput over long distances.
 const WANTED_BUFFER: u64 = 4 << 20;
 
-/// Bytes of a page, and pages of a pipe (pipe(7)).
+/// Pages of a pipe that nobody has resized (pipe(7)).
 const PAGES_PER_PIPE: u64 = 16;
 
 /// Ports that Linux gives to connections by default.
