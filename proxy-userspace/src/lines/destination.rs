@@ -168,11 +168,23 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_known_by_name_as_well() {
+        let found = addresses("localhost:514").unwrap();
+        assert!(
+            found.contains(&"127.0.0.1:514".parse().unwrap()),
+            "{found:?}"
+        );
+        assert!(addresses("a..b:514").is_err());
+        assert_eq!(
+            addresses("[::1]:514").unwrap(),
+            ["[::1]:514".parse().unwrap()]
+        );
+    }
+
+    #[test]
     fn a_datagram_has_a_line() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = server.local_addr().unwrap().port();
-        assert!(addresses("name.invalid:514").is_err());
-        let destination = Destination::Udp(format!("localhost:{port}"));
+        let destination = Destination::Udp(server.local_addr().unwrap().to_string());
         let mut output = destination.open().unwrap();
         output.put("one").unwrap();
         output.put("two").unwrap();
