@@ -425,7 +425,7 @@ mod tests {
             "nearly full (990 of 1000)",
             "tcp_syncookies=1",
             "unprivileged_bpf_disabled=2",
-            "limit    20000 open files are room for 9003 tunnels",
+            "limit    20000 open files are room for 9004 tunnels",
             "128 may wait to be accepted",
             "1000 connections can be made to one address",
             "pipes beyond 1024 are small",
