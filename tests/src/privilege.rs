@@ -60,7 +60,9 @@ pub fn sockmap_missing() -> Option<String> {
     let ask = || {
         let output = run_to_end(Command::new(binary()).arg("doctor"));
         let report = String::from_utf8_lossy(&output.stdout).into_owned();
-        (!report.contains("sockmap  yes")).then(|| format!("no kernel engine here: {report}"))
+        // What else it says is about the host.
+        let engines = report.split("\n\n").next().unwrap_or_default();
+        (!engines.contains("sockmap  yes")).then(|| format!("no kernel engine here: {engines}"))
     };
     ANSWER.get_or_init(ask).clone()
 }
