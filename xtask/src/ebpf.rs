@@ -1,7 +1,7 @@
-//! `cargo xtask ebpf`: the BPF object that the proxy embeds.
+//! `cargo xtask ebpf`: the BPF objects that the proxy embeds.
 //!
-//! The object is checked in, so that building the proxy needs neither a nightly toolchain nor an
-//! LLVM. `build` makes it and records in `MANIFEST.toml` what it was made from and with; `verify`
+//! They are checked in, so that building the proxy needs neither a nightly toolchain nor an
+//! LLVM. `build` makes them and records in `MANIFEST.toml` what they were made from and with; `verify`
 //! proves that the checked-in bytes are what the sources say.
 
 mod build;
@@ -11,7 +11,7 @@ mod sources;
 mod toolchain;
 mod verify;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
@@ -26,9 +26,9 @@ pub(crate) use verify::verify;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Build the object and write it, with its manifest, to proxy-ebpf/object
+    /// Build the objects and write them, with their manifest, to proxy-ebpf/object
     Build,
-    /// Rebuild the object and compare it with the checked-in one
+    /// Rebuild the objects and compare them with the checked-in ones
     Verify,
 }
 
@@ -75,8 +75,8 @@ pub(crate) fn refresh() -> Result<()> {
     }
     match toolchain::Toolchain::detect() {
         Ok(toolchain) => build::build(&toolchain),
-        Err(missing) if object().exists() => {
-            eprintln!("warning: the BPF sources changed, using the checked-in object: {missing}");
+        Err(missing) if Object::ALL.iter().all(|object| object.path().exists()) => {
+            eprintln!("warning: the BPF sources changed, using the checked-in objects: {missing}");
             Ok(())
         }
         Err(missing) => Err(missing.into()),
@@ -129,7 +129,40 @@ fn directory() -> PathBuf {
     repo::root().join("proxy-ebpf")
 }
 
-/// The checked-in object.
-fn object() -> PathBuf {
-    directory().join("object/underpass.bpf.o")
+/// An object that is checked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Object {
+    /// What splices tunnels.
+    Splice,
+    /// What captures connections.
+    Capture,
+}
+
+impl Object {
+    const ALL: [Self; 2] = [Self::Splice, Self::Capture];
+
+    /// The program of the package that it is made of.
+    fn binary(self) -> &'static str {
+        match self {
+            Self::Splice => "underpass-bpf",
+            Self::Capture => "underpass-capture-bpf",
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Splice => "underpass.bpf.o",
+            Self::Capture => "capture.bpf.o",
+        }
+    }
+
+    fn path(self) -> PathBuf {
+        directory().join("object").join(self.file())
+    }
+
+    /// The bytes that are checked in.
+    fn checked_in(self) -> Result<Vec<u8>> {
+        let path = self.path();
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
 }

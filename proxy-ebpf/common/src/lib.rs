@@ -7,6 +7,8 @@
 
 #![no_std]
 
+pub mod capture;
+
 use bytemuck::{Pod, Zeroable};
 
 /// Names of the programs, which are also their functions' names.

@@ -1,14 +1,13 @@
-//! Building the object, so that the same sources and tools give the same bytes anywhere.
+//! Building the objects, so that the same sources and tools give the same bytes anywhere.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use super::{manifest::Manifest, sources, toolchain::Toolchain};
+use super::{Object, manifest::Manifest, sources, toolchain::Toolchain};
 use crate::{cmd, repo};
 
 const PACKAGE: &str = "proxy-ebpf";
-const BINARY: &str = "underpass-bpf";
 const TARGET: &str = "bpfel-unknown-none";
 
 /// The compiler flags that aya-build uses: the registers of the target machine's kernel, and BTF,
@@ -38,36 +37,44 @@ impl Variant {
     }
 }
 
-/// Builds the object and checks it in, in the sense of files: object and manifest.
+/// Builds the objects and checks them in, in the sense of files: objects and manifest.
 pub(super) fn build(toolchain: &Toolchain) -> Result<()> {
     let sources_sha256 = sources::hash(&super::directory())?;
-    let bytes = compile(toolchain, Variant::Release)?;
-    let object = super::object();
-    if let Some(parent) = object.parent() {
-        fs::create_dir_all(parent)?;
+    let made = compile(toolchain, &Object::ALL, Variant::Release)?;
+    let mut objects_sha256 = BTreeMap::new();
+    for (object, bytes) in Object::ALL.into_iter().zip(made) {
+        let path = object.path();
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        objects_sha256.insert(object.file().to_owned(), sources::hash_bytes(&bytes));
+        let shown = path.strip_prefix(repo::root()).unwrap_or(&path);
+        println!("wrote {} ({} bytes)", shown.display(), bytes.len());
     }
-    fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
     let manifest = Manifest {
         sources_sha256,
-        object_sha256: sources::hash_bytes(&bytes),
+        objects_sha256,
         versions: toolchain.versions.clone(),
     };
-    manifest.write()?;
-    let shown = object.strip_prefix(repo::root()).unwrap_or(&object);
-    println!("wrote {} ({} bytes)", shown.display(), bytes.len());
-    Ok(())
+    manifest.write()
 }
 
-/// Builds the object that logs, and says where it is.
+/// Builds the object that splices and logs, and says where it is.
 pub(super) fn build_logging(toolchain: &Toolchain) -> Result<PathBuf> {
     let object = target_dir().join("underpass-log.bpf.o");
-    let bytes = compile(toolchain, Variant::Log)?;
-    fs::write(&object, bytes).with_context(|| format!("cannot write {}", object.display()))?;
+    let made = compile(toolchain, &[Object::Splice], Variant::Log)?;
+    fs::write(&object, made.concat())
+        .with_context(|| format!("cannot write {}", object.display()))?;
     Ok(object)
 }
 
-/// Compiles the sources and returns the object, without debug information but with BTF.
-pub(super) fn compile(toolchain: &Toolchain, variant: Variant) -> Result<Vec<u8>> {
+/// Compiles the sources and returns these objects, without debug information but with BTF.
+pub(super) fn compile(
+    toolchain: &Toolchain,
+    objects: &[Object],
+    variant: Variant,
+) -> Result<Vec<Vec<u8>>> {
     let target_dir = target_dir();
     // Cargo does not notice a new bpf-linker, so the last step is always done again.
     cmd::run(cargo("clean").arg("--quiet"))?;
@@ -76,27 +83,37 @@ pub(super) fn compile(toolchain: &Toolchain, variant: Variant) -> Result<Vec<u8>
         .into_iter()
         .chain(remaps(toolchain))
         .collect();
+    let mut build = cargo("build");
+    build.args(["-Z", "build-std=core"]);
+    for object in objects {
+        build.args(["--bin", object.binary()]);
+    }
     cmd::run(
-        cargo("build")
-            .args(["--bin", BINARY, "-Z", "build-std=core"])
+        build
             .args(variant.features())
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")),
     )?;
 
-    let linked = target_dir.join(TARGET).join("release").join(BINARY);
-    let stripped = target_dir.join("underpass.bpf.o");
-    // Takes .debug_* and their relocations; .BTF and .BTF.ext stay.
-    let mut strip = toolchain.objcopy();
-    strip.arg("--strip-debug").arg(&linked).arg(&stripped);
-    cmd::run(&mut strip)?;
-    fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
+    let stripped = |object: &Object| {
+        let linked = target_dir
+            .join(TARGET)
+            .join("release")
+            .join(object.binary());
+        let stripped = target_dir.join(object.file());
+        // Takes .debug_* and their relocations; .BTF and .BTF.ext stay.
+        let mut strip = toolchain.objcopy();
+        strip.arg("--strip-debug").arg(&linked).arg(&stripped);
+        cmd::run(&mut strip)?;
+        fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
+    };
+    objects.iter().map(stripped).collect()
 }
 
-/// The command that lints the program as it is built.
+/// The command that lints the programs as they are built.
 pub(super) fn clippy(variant: Variant) -> Command {
     let mut command = cargo("clippy");
     command
-        .args(["--bin", BINARY, "-Z", "build-std=core"])
+        .args(["--bins", "-Z", "build-std=core"])
         .args(variant.features())
         .args(["--", "--deny", "warnings"])
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));

@@ -1,6 +1,6 @@
-//! `proxy-ebpf/object/MANIFEST.toml`: what the checked-in object was made from, and with.
+//! `proxy-ebpf/object/MANIFEST.toml`: what the checked-in objects were made from, and with.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ const HEADER: &str =
 pub(super) struct Manifest {
     /// The hash of `sources::hash` when the object was made.
     pub(super) sources_sha256: String,
-    /// The hash of the object file.
-    pub(super) object_sha256: String,
+    /// The hashes of the object files, by name.
+    pub(super) objects_sha256: BTreeMap<String, String>,
     /// What made it.
     pub(super) versions: Versions,
 }
@@ -85,7 +85,7 @@ mod tests {
     fn example() -> Manifest {
         Manifest {
             sources_sha256: "aa".into(),
-            object_sha256: "bb".into(),
+            objects_sha256: BTreeMap::from([("a.o".into(), "bb".into())]),
             versions: Versions {
                 rustc: "rustc 1.97.0-nightly (e50aa6fba 2026-05-19)".into(),
                 rustc_llvm: "22.1.4".into(),
@@ -106,7 +106,7 @@ mod tests {
     fn an_unknown_or_missing_key_is_an_error() {
         let text = example().text().unwrap();
         assert!(Manifest::parse(&format!("extra = 1\n{text}")).is_err());
-        assert!(Manifest::parse(&text.replace("object_sha256", "object_sha1")).is_err());
+        assert!(Manifest::parse(&text.replace("objects_sha256", "objects_sha1")).is_err());
         assert!(Manifest::parse("").is_err());
     }
 

@@ -147,7 +147,6 @@ fn first_difference(one: &[u8], two: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
 
     use super::*;
 
@@ -233,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_flipped_byte_of_the_real_object_is_found() {
-        let bytes = fs::read(crate::ebpf::object()).unwrap();
+        let bytes = crate::ebpf::Object::Splice.checked_in().unwrap();
         let original = read(&bytes).unwrap();
         let license = original.get("license").unwrap();
         assert!(license.bytes.ends_with(b"GPL\0"));

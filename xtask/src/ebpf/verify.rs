@@ -1,10 +1,9 @@
-//! Proving that the checked-in object is what the sources say.
-
-use std::fs;
+//! Proving that the checked-in objects are what the sources say.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
+    Object,
     build::{self, Variant},
     manifest::{Manifest, Versions},
     sections, sources,
@@ -28,17 +27,29 @@ fn check_hashes() -> Result<()> {
         manifest.sources_sha256 == sources::hash(&super::directory())?,
         "sources changed: run `cargo xtask ebpf build` and commit the object"
     );
-    ensure!(
-        manifest.object_sha256 == sources::hash_bytes(&checked_in()?),
-        "the object is not the one in MANIFEST.toml: run `cargo xtask ebpf build` and commit both"
-    );
+    for object in Object::ALL {
+        let file = object.file();
+        ensure!(
+            manifest.objects_sha256.get(file) == Some(&sources::hash_bytes(&object.checked_in()?)),
+            "{file} is not the one in MANIFEST.toml: run `cargo xtask ebpf build` and commit both"
+        );
+    }
     Ok(())
 }
 
 fn check_rebuild(toolchain: &Toolchain) -> Result<()> {
     let recorded = Manifest::read()?.versions;
-    let rebuilt = build::compile(toolchain, Variant::Release)?;
-    compare(&checked_in()?, &rebuilt, &recorded, &toolchain.versions)
+    let rebuilt = build::compile(toolchain, &Object::ALL, Variant::Release)?;
+    for (object, rebuilt) in Object::ALL.into_iter().zip(rebuilt) {
+        compare(
+            &object.checked_in()?,
+            &rebuilt,
+            &recorded,
+            &toolchain.versions,
+        )
+        .with_context(|| object.file())?;
+    }
+    Ok(())
 }
 
 /// Compares two objects; where other versions explain a difference, the error names them first.
@@ -75,11 +86,6 @@ fn compare(checked_in: &[u8], rebuilt: &[u8], recorded: &Versions, here: &Versio
     }
 }
 
-fn checked_in() -> Result<Vec<u8>> {
-    let object = super::object();
-    fs::read(&object).with_context(|| format!("cannot read {}", object.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,7 +114,7 @@ mod tests {
 
     #[test]
     fn type_information_counts_under_equal_versions_only() {
-        let object = checked_in().unwrap();
+        let object = Object::Splice.checked_in().unwrap();
         // The name of a section in a string table: in .BTF, which comes first.
         let other_types = changed(&object, b"license\0");
         let (recorded, here) = (versions("22.1.8"), versions("22.1.9"));
@@ -120,14 +126,14 @@ mod tests {
 
     #[test]
     fn equal_objects_pass_whatever_the_versions() {
-        let object = checked_in().unwrap();
+        let object = Object::Splice.checked_in().unwrap();
         let (recorded, here) = (versions("22.1.8"), versions("22.1.9"));
         compare(&object, &object, &recorded, &here).unwrap();
     }
 
     #[test]
     fn a_difference_under_equal_versions_blames_the_object() {
-        let object = checked_in().unwrap();
+        let object = Object::Splice.checked_in().unwrap();
         let same = versions("22.1.8");
         let error = compare(&object, &tampered(&object), &same, &same).unwrap_err();
         let text = error.to_string();
@@ -137,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_difference_under_other_versions_names_them() {
-        let object = checked_in().unwrap();
+        let object = Object::Splice.checked_in().unwrap();
         let (recorded, here) = (versions("22.1.8"), versions("22.1.9"));
         let error = compare(&object, &tampered(&object), &recorded, &here).unwrap_err();
         let text = error.to_string();
