@@ -57,6 +57,7 @@ fn main() {
                 url: target,
                 user: User::Nobody,
                 certificate: None,
+                process: None,
                 server_name: ServerName::None,
                 now: Moment::default(),
                 addresses: Some(&addresses),

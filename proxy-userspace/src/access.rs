@@ -32,7 +32,7 @@ use crate::{
     dns::LookupError,
     http::{ProxyError, RETRY_AFTER, Refusal},
     parent::Hop,
-    policy::{Decision, Facts, Moment, Need, Place, ServerName, Step, Verdict},
+    policy::{Decision, Facts, Moment, Need, Place, Process, ServerName, Step, Verdict},
 };
 
 /// What Squid calls an address without a name.
@@ -59,6 +59,8 @@ pub struct Request<'a> {
     pub claim: &'a Claim,
     /// The names in their certificate.
     pub certificate: Option<&'a [String]>,
+    /// The process, where the connection was captured.
+    pub process: Option<&'a Process>,
     /// The name in their ClientHello.
     pub server_name: ServerName<'a>,
     /// Connections of the client, this one included.
@@ -495,6 +497,7 @@ pub(crate) fn facts<'a>(
         url,
         claim: _,
         certificate,
+        process,
         server_name,
         connections,
         mark,
@@ -511,6 +514,7 @@ pub(crate) fn facts<'a>(
         url,
         user: known.user(),
         certificate,
+        process,
         server_name,
         now,
         addresses,

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin::{self, Admin, Command, Place, Rights},
+    capture::Capture,
     config::{Config, Live, cli::Settings, file},
     diagnostics::Diagnostics,
     limits::{LOG_FLUSH_TIMEOUT, MAX_PASSWORD_CHECKS, MAX_TUNNELS, STOP_TIME},
@@ -104,6 +105,7 @@ pub async fn run(
         }
         info!("listening on {}", group.address);
     }
+    Capture::begin(&server)?;
     admin.begin(Arc::clone(server.shared()));
     service::ready();
     tokio::spawn(service::report(Arc::clone(server.shared())));

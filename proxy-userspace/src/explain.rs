@@ -111,6 +111,7 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         Host::Ip(_) => ServerName::None,
     };
     let server_name = arguments.sni.as_deref().map_or(usual, ServerName::Is);
+    let process = arguments.process();
     let mut request = Request {
         client: arguments.from.to_canonical(),
         listener: listener.map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |listener| {
@@ -123,6 +124,7 @@ pub async fn explain(arguments: &Explain) -> anyhow::Result<(String, bool)> {
         url: &url,
         claim: &claim,
         certificate: (!arguments.certificate.is_empty()).then_some(&arguments.certificate),
+        process: process.as_ref(),
         server_name: if method == "CONNECT" {
             ServerName::Unheard
         } else {

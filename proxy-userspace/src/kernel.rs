@@ -1,7 +1,8 @@
 //! The kernel side as user space sees it: structure offsets of the running kernel, and the loaded
-//! object with its maps.
+//! objects with their maps.
 
 pub mod btf;
+pub mod capture;
 mod clock;
 mod mapped;
 pub mod object;

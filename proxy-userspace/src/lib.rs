@@ -22,6 +22,7 @@ pub mod app;
 pub mod auth;
 pub mod authority;
 mod capabilities;
+pub mod capture;
 pub mod client_hello;
 pub mod command;
 pub mod config;

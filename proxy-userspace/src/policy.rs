@@ -22,6 +22,7 @@ mod facts;
 mod guard;
 mod networks;
 mod ports;
+mod process;
 mod rule;
 mod schedule;
 
@@ -37,6 +38,7 @@ pub use self::{
     guard::{Denial, Guard},
     networks::NetworkSet,
     ports::{PortError, PortRange, PortSet},
+    process::Process,
     rule::{Action, Deny, Place, Rule},
     schedule::{ALL_DAYS, Moment, Window},
 };

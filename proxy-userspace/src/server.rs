@@ -17,17 +17,21 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument as _, debug_span, warn};
+use tracing::{Instrument as _, debug, debug_span, warn};
 
 use crate::{
     access_log::Tag,
+    capture::{Captured, Recognition},
     config::Live,
     http::Refusal,
     limits::{ACCEPT_BACKOFF, MAX_TURNED_AWAY, WARNING_PAUSE},
     net::listen::canonical,
-    relay::Relay,
+    relay::{Relay, reset_on_close},
     session::{Admission, Arrival, Session, Shared},
 };
+
+/// The name that rules have for the listeners of captured connections.
+pub const CAPTURE: &str = "capture";
 
 /// Accepts clients and runs their sessions.
 #[derive(Debug)]
@@ -85,12 +89,45 @@ impl Server {
             };
             match accepted {
                 Ok((stream, client)) => {
-                    self.begin(stream, canonical(client), address, &name);
+                    self.begin(stream, canonical(client), address, &name, None);
                 }
                 Err(error) if is_about_one_client(&error) => {}
                 Err(error) => {
                     if self.accept_warning.is_due() {
                         warn!(%error, "cannot accept clients for the moment");
+                    }
+                    sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
+
+    /// Accepts connections that were led to us, until [`Server::stop`] or until nobody is there whose they could be.
+    pub(crate) async fn accept_captured(
+        self: Arc<Self>,
+        listener: TcpListener,
+        recognition: Recognition,
+    ) {
+        let name = CAPTURE.into();
+        loop {
+            let accepted = select! {
+                accepted = listener.accept() => accepted,
+                () = self.cancel.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    let Some(captured) = recognition.captured(client) else {
+                        debug!(%client, "reset: nobody has led it here");
+                        reset_on_close(&stream);
+                        continue;
+                    };
+                    let address = stream.local_addr().unwrap_or(client);
+                    self.begin(stream, canonical(client), address, &name, Some(captured));
+                }
+                Err(error) if is_about_one_client(&error) => {}
+                Err(error) => {
+                    if self.accept_warning.is_due() {
+                        warn!(%error, "cannot accept captured connections for the moment");
                     }
                     sleep(ACCEPT_BACKOFF).await;
                 }
@@ -105,6 +142,7 @@ impl Server {
         client: SocketAddr,
         listener: SocketAddr,
         listener_name: &Arc<str>,
+        captured: Option<Captured>,
     ) {
         self.shared.metrics.note_accepted();
         let live = self.shared.current.get();
@@ -117,6 +155,7 @@ impl Server {
             listener,
             listener_name: Arc::clone(listener_name),
             certificate: None,
+            captured: captured.map(Box::new),
             // Whoever announces a client need not be one.
             admission: self.admit(Some(client).filter(|_| !is_announced), &live),
             live: Some(live),

@@ -3,6 +3,7 @@
 //! `head -> policy -> dial -> relay`, or a refusal at any step; requests that are forwarded come one behind the other.
 //! Everything that decides is elsewhere and pure; this drives it with sockets and clocks.
 
+mod captured;
 mod exchange;
 mod forward;
 mod greeting;
@@ -39,6 +40,7 @@ use crate::{
     access_log::{Event, Record, Tag, Timings},
     auth::Credentials,
     authority::Authority,
+    capture::Captured,
     config::Live,
     http::{
         ConnectRequest, Head, HeadParser, PlainRequest, Progress, ProxyError, Refusal,
@@ -90,6 +92,8 @@ pub struct Arrival {
     pub listener_name: Arc<str>,
     /// The names in the certificate that the client has shown.
     pub certificate: Option<Arc<[String]>>,
+    /// Where it meant to go, if it does not know of us.
+    pub captured: Option<Box<Captured>>,
     /// What it is judged by; let go once its tunnel runs, which may outlive many configurations.
     pub live: Option<Arc<Live>>,
     /// Whether it is served.
@@ -256,6 +260,10 @@ impl Session {
 
     /// Answers requests until one of them leads to a tunnel.
     async fn converse(&mut self, stream: TcpStream) -> Option<Joint> {
+        if let Some(captured) = self.arrival.captured.clone() {
+            let request = Box::pin(self.overhear(stream, &captured)).await?;
+            return Box::pin(self.connect(request)).await;
+        }
         let (wire, received) = Box::pin(self.greet(stream)).await?;
         let mut visit = Visit {
             wire,
@@ -349,10 +357,7 @@ impl Session {
         Some(match asked.ok()? {
             Asked::Tunnel(target) => Request::Tunnel(TunnelRequest {
                 wire,
-                start: Start {
-                    early_data: received,
-                    is_answered: false,
-                },
+                start: Start::asked_for(received),
                 target,
                 claim,
                 via,

@@ -19,6 +19,7 @@
 )]
 
 pub mod cable;
+pub mod cgroup;
 pub mod client;
 pub mod daemon;
 pub mod deadline;

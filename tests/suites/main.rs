@@ -14,6 +14,7 @@ mod access_log;
 mod admin;
 mod auth;
 mod backpressure;
+mod capture;
 mod config;
 mod declined;
 mod dial;

@@ -41,6 +41,7 @@ fuzz_target!(|text: &str| {
         url: "www.example.com:443",
         user: User::Nobody,
         certificate: None,
+        process: None,
         server_name: ServerName::Is("www.example.com"),
         now: Moment::default(),
         addresses: Some(&address),

@@ -17,6 +17,12 @@ struct Line<'a> {
     listener: String,
     listener_name: &'a str,
     user: Option<&'a str>,
+    captured: Option<String>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    pid: Option<u32>,
+    process: Option<&'a str>,
+    cgroup: Option<&'a str>,
     method: &'a str,
     url: &'a str,
     host: Option<String>,
@@ -57,6 +63,7 @@ pub(super) fn line(record: &Record<'_>) -> String {
         Some(port) => std::net::SocketAddr::new(ip, port).to_string(),
         None => ip.to_string(),
     });
+    let process = record.captured.map(|captured| &captured.process);
     let line = Line {
         time: timestamp(record),
         event: record.event,
@@ -65,6 +72,14 @@ pub(super) fn line(record: &Record<'_>) -> String {
         listener: record.listener.to_string(),
         listener_name: record.listener_name,
         user: record.user,
+        captured: record
+            .captured
+            .map(|captured| captured.destination.to_string()),
+        uid: process.map(|process| process.uid),
+        gid: process.map(|process| process.gid),
+        pid: process.map(|process| process.pid),
+        process: process.map(|process| &*process.command),
+        cgroup: process.map(|process| &*process.cgroup),
         method: record.method,
         url: &record.url,
         host: record.target.map(|target| target.host().to_string()),
@@ -122,6 +137,6 @@ mod tests {
         assert_eq!(value["dns_ms"], 1.5);
         assert_eq!(value["ended_by"], "client");
         assert!(value["first_byte_ms"].is_null());
-        assert_eq!(value.as_object().unwrap().len(), 34);
+        assert_eq!(value.as_object().unwrap().len(), 40);
     }
 }

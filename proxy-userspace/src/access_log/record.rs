@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::{
     authority::Authority,
+    capture::Captured,
     http::{Refusal, Version},
     parent::Hierarchy,
     relay::{Ending, EngineKind, Side},
@@ -87,6 +88,8 @@ pub struct Record<'a> {
     pub user: Option<&'a str>,
     /// The names in the client's certificate.
     pub certificate: Option<&'a [String]>,
+    /// Where it meant to go and who it is, if it does not know of us.
+    pub captured: Option<&'a Captured>,
     /// How it went.
     pub tag: Tag,
     /// The status sent to the client; 0 if none was.
@@ -170,6 +173,7 @@ pub(super) fn example() -> Record<'static> {
         listener_name: "0.0.0.0:3128",
         user: None,
         certificate: None,
+        captured: None,
         tag: Tag::TcpTunnel,
         status: 200,
         sent: 87_633,

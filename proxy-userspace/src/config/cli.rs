@@ -17,7 +17,7 @@ use crate::{
     admin::{Ask, TopArguments},
     diagnostics::LogFormat,
     lines::Destination,
-    policy::PortRange,
+    policy::{PortRange, Process},
     relay::selection::EngineChoice,
 };
 
@@ -200,6 +200,15 @@ pub struct Explain {
     /// A name in the client's certificate; repeat for more
     #[arg(long, value_name = "NAME")]
     pub certificate: Vec<String>,
+    /// The number of the user whose process connects, as if that were captured
+    #[arg(long, value_name = "NUMBER")]
+    pub uid: Option<u32>,
+    /// The path of that process's cgroup
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<String>,
+    /// The name of that process
+    #[arg(long, value_name = "NAME")]
+    pub process: Option<String>,
 
     /// The name in the client's TLS ClientHello [default: the host of the target]
     #[arg(long, value_name = "NAME")]
@@ -216,6 +225,19 @@ pub struct Explain {
     /// What it would run with.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+impl Explain {
+    /// The process that connects, if something was said of it.
+    pub(crate) fn process(&self) -> Option<Process> {
+        let is_known = self.uid.is_some() || self.cgroup.is_some() || self.process.is_some();
+        is_known.then(|| Process {
+            uid: self.uid.unwrap_or_default(),
+            cgroup: self.cgroup.clone().unwrap_or_default().into(),
+            command: self.process.clone().unwrap_or_default().into(),
+            ..Process::default()
+        })
+    }
 }
 
 /// `underpass config`

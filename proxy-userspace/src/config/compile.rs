@@ -419,6 +419,26 @@ impl<'a> Compiler<'a> {
                 });
             }
         }
+        let words = |words: &[Text<Word>]| words.iter().map(|word| word.0.0.clone()).collect();
+        if !conditions.uid.is_empty() {
+            add("uid", Test::Uid(conditions.uid.to_vec()));
+        }
+        if !conditions.cgroup.is_empty() {
+            add("cgroup", Test::Cgroup(words(conditions.cgroup)));
+        }
+        if !conditions.process.is_empty() {
+            add("process", Test::Process(words(conditions.process)));
+        }
+        let is_about_processes = !conditions.uid.is_empty()
+            || !conditions.cgroup.is_empty()
+            || !conditions.process.is_empty();
+        if is_about_processes && self.file.capture.is_none() {
+            return Err(ConfigError::At {
+                place: place.clone(),
+                message: "there is a condition on processes (uid, cgroup, process), and nothing is captured; add [capture]"
+                    .to_owned(),
+            });
+        }
         if !conditions.user.is_empty() {
             let users = self.users(conditions.user, switches.ignore_case, place)?;
             add("user", Test::User(users));

@@ -1,6 +1,7 @@
 //! `underpass.toml` as it is written. Unknown keys are errors, with their place and a suggestion.
 
 mod admin;
+mod capture;
 #[macro_use]
 mod conditions;
 mod dns;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub(in crate::config) use self::conditions::Conditions;
 pub use self::{
     admin::{Admin, AdminSocket, Loopback},
+    capture::{Capture, ConnectTo},
     dns::Dns,
     http::{ForwardedFor, Http},
     listen::{ClientCertificate, Listen, ListenTable, ListenTls},
@@ -109,6 +111,9 @@ pub struct File {
     /// Where the proxy tells of itself.
     #[serde(skip_serializing_if = "is_default")]
     pub admin: Admin,
+    /// Connections of processes that do not know of the proxy, which are led to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture: Option<Located<Capture>>,
     /// What is done to the fields of requests for `http` URLs, and of their responses.
     #[serde(skip_serializing_if = "is_default")]
     pub http: Http,

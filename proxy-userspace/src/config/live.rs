@@ -80,6 +80,8 @@ pub struct Live {
     pub parents: Vec<ParentEntry>,
     /// What is done to the fields of messages.
     pub http: file::Http,
+    /// Whose connections are captured.
+    pub capture: Option<Arc<file::Capture>>,
     /// How clients begin at some listeners.
     fronts: Vec<Front>,
     /// The listeners that it has.
@@ -105,6 +107,11 @@ impl fmt::Display for Live {
         let rules = self.policy.rules().len();
         write!(f, "{rules} {}", if rules == 1 { "rule" } else { "rules" })
     }
+}
+
+fn capture(file: &File) -> Option<Arc<file::Capture>> {
+    let capture = file.capture.as_ref()?;
+    Some(Arc::new(capture.value.clone()))
 }
 
 /// Values with what must hold for them, in order.
@@ -232,6 +239,7 @@ impl Live {
                 .map(|domain| domain.0.0.trim_start_matches('.').into()),
             parents,
             http: file.http.clone(),
+            capture: capture(file),
             fronts,
             listeners: file.listen.iter().flatten().map(Listen::address).collect(),
             logs,

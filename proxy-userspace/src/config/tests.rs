@@ -297,7 +297,7 @@ fn the_example_is_right_to_its_last_comment() {
             live.outgoing.len(),
             live.shapes.len()
         ),
-        (3, 2, 1)
+        (4, 2, 1)
     );
     assert!(live.auth.is_some() && live.quotas.all == Some(10_000));
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -118,6 +118,21 @@ pub enum Network {
 }
 
 impl Network {
+    /// The networks that it consists of.
+    pub(crate) fn networks(self) -> Vec<IpNet> {
+        match self {
+            Self::Net(network) => vec![network],
+            Self::Range(IpAddr::V4(first), IpAddr::V4(last)) => {
+                Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect()
+            }
+            Self::Range(IpAddr::V6(first), IpAddr::V6(last)) => {
+                Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect()
+            }
+            // The parser does not let them through.
+            Self::Range(..) => Vec::new(),
+        }
+    }
+
     /// Its first and last address.
     #[must_use]
     pub fn ends(self) -> (IpAddr, IpAddr) {

@@ -253,7 +253,7 @@ impl Object {
 }
 
 /// A program of the object as the type its name promises.
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, LoadError>
+pub(super) fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, LoadError>
 where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {
@@ -263,7 +263,6 @@ where
     Ok(program.try_into()?)
 }
 
-/// Takes a map out of the object as the type its name promises.
 /// The array of directions in our memory; without it, its counters are system calls away.
 fn map_directions(ebpf: &Ebpf, entries: u32) -> Option<Mapped> {
     let aya::maps::Map::Array(array) = ebpf.map(maps::DIRECTIONS)? else {
@@ -274,7 +273,8 @@ fn map_directions(ebpf: &Ebpf, entries: u32) -> Option<Mapped> {
         .ok()
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, LoadError>
+/// Takes a map out of the object as the type its name promises.
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, LoadError>
 where
     T: TryFrom<aya::maps::Map, Error = MapError>,
 {
@@ -304,12 +304,12 @@ impl fmt::Debug for Tables {
 
 /// aya's map handles want `&mut` for what the kernel does atomically; a panic between cannot leave
 /// them inconsistent.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The operating system's error behind a map operation.
-fn os_error(error: MapError) -> io::Error {
+pub(super) fn os_error(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(syscall) => syscall.io_error,
         other => io::Error::other(other),

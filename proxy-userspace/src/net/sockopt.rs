@@ -16,6 +16,27 @@ use bytemuck::{Pod, Zeroable};
 use socket2::SockRef;
 use tokio::io::{Interest, unix::AsyncFd};
 
+/// The cookie of the network namespace that a socket is in (`SO_NETNS_COOKIE`).
+pub fn namespace_cookie(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut len = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or_default();
+    // SAFETY: `cookie` is writable for `len` bytes, any of which the kernel may set.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if status == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// `TCP_ESTABLISHED` of the kernel's `net/tcp_states.h`.
 const TCP_ESTABLISHED: u8 = 1;
 

@@ -7,6 +7,7 @@ use regex::RegexSet;
 use super::{
     DomainSet, NetworkSet, PortSet, Window,
     facts::{Facts, Need, ServerName, User},
+    process,
 };
 use crate::authority::Host;
 
@@ -63,6 +64,12 @@ pub enum Test {
     User(Users),
     /// A name in the client's certificate.
     Certificate(Users),
+    /// The user of the process that connects, by number.
+    Uid(Vec<u32>),
+    /// Its cgroup, or one above it.
+    Cgroup(Vec<String>),
+    /// Its name.
+    Process(Vec<String>),
     /// The time.
     Time(Vec<Window>),
     /// The address of ours that was connected to.
@@ -242,6 +249,21 @@ impl Test {
             Self::Certificate(names) => Match::of(facts.certificate.is_some_and(|certificate| {
                 names.anybody || certificate.iter().any(|name| names.contain(name))
             })),
+            Self::Uid(users) => Match::of(
+                facts
+                    .process
+                    .is_some_and(|process| users.contains(&process.uid)),
+            ),
+            Self::Cgroup(paths) => Match::of(facts.process.is_some_and(|process| {
+                paths
+                    .iter()
+                    .any(|path| process::is_within(&process.cgroup, path))
+            })),
+            Self::Process(names) => Match::of(
+                facts
+                    .process
+                    .is_some_and(|process| names.iter().any(|name| **name == *process.command)),
+            ),
             Self::Time(windows) => {
                 Match::of(windows.iter().any(|window| window.contains(facts.now)))
             }

@@ -210,6 +210,7 @@ fn is_served(policy: &Policy, client: IpAddr, target: &str) -> bool {
         url: target,
         user: User::Nobody,
         certificate: None,
+        process: None,
         server_name: ServerName::None,
         now: Moment::default(),
         addresses: Some(&[address]),

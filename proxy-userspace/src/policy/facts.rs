@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::Moment;
+use super::{Moment, Process};
 use crate::{authority::Host, client_hello::Opening};
 
 /// One request, as far as it is known. Cheap to copy: whoever learns more asks again.
@@ -28,6 +28,8 @@ pub struct Facts<'a> {
     pub user: User<'a>,
     /// The names in the client's certificate; none if it has shown none.
     pub certificate: Option<&'a [String]>,
+    /// The process that connects, where its connection was captured.
+    pub process: Option<&'a Process>,
     /// The server that it wants to talk to, as TLS has it.
     pub server_name: ServerName<'a>,
     /// The time.

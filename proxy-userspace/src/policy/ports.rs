@@ -40,11 +40,25 @@ pub enum PortError {
     },
 }
 
+impl From<u16> for PortRange {
+    fn from(port: u16) -> Self {
+        Self {
+            first: port,
+            last: port,
+        }
+    }
+}
+
 impl PortRange {
+    /// The ports.
+    pub(crate) fn ports(self) -> RangeInclusive<u16> {
+        self.first..=self.last
+    }
+
     /// Whether the port is in the range.
     #[must_use]
     pub fn contains(self, port: u16) -> bool {
-        RangeInclusive::new(self.first, self.last).contains(&port)
+        self.ports().contains(&port)
     }
 }
 

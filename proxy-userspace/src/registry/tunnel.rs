@@ -13,6 +13,7 @@ use crate::{
     access::NO_NAME,
     access_log::{Event, Record, Tag, Timings},
     authority::Authority,
+    capture::Captured,
     client_hello::Opening,
     config::Live,
     http::Version,
@@ -38,6 +39,8 @@ pub struct Tunnel {
     pub reverse_name: Option<String>,
     /// The names in its certificate.
     pub certificate: Option<Arc<[String]>>,
+    /// Where it meant to go, if it does not know of us.
+    pub captured: Option<Box<Captured>>,
     /// What the client began with, if a rule wanted to know.
     pub opening: Option<Opening>,
     /// What it asked for.
@@ -146,6 +149,7 @@ impl Tunnel {
             url: &url,
             user: self.user.as_deref().map_or(User::Nobody, User::Known),
             certificate: self.certificate.as_deref(),
+            process: self.captured.as_ref().map(|captured| &*captured.process),
             server_name: self
                 .opening
                 .as_ref()
@@ -184,6 +188,7 @@ impl Tunnel {
             listener_name: &self.listener_name,
             user: self.user.as_deref(),
             certificate: self.certificate.as_deref(),
+            captured: self.captured.as_deref(),
             tag: plain.map_or(Tag::TcpTunnel, |_| Tag::TcpMiss),
             status: match (plain, engine) {
                 (None, _) => 200,

@@ -7,6 +7,7 @@ use std::{
     time::SystemTime,
 };
 
+use bytes::BytesMut;
 use hyper::{
     Method, Request, Response, Uri,
     body::Incoming,
@@ -125,7 +126,7 @@ impl Session {
                 own: &visit.own,
                 reuse,
             };
-            let mut start = Start::default();
+            let mut start = Start::asked_for(BytesMut::new());
             let joined = select! {
                 joined = self.join(asked, &purpose, room, &visit.wire, &mut start) => joined,
                 () = self.cancel.cancelled() => Err(Failure::Left),

@@ -13,19 +13,39 @@ use crate::{
 };
 
 /// How far the client's side of a tunnel is when the upstream's is not there yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Start {
     /// Bytes behind the head.
     pub(super) early_data: BytesMut,
-    /// The client has its `200`: whatever happens now, it can only be told by a reset.
+    /// The client has its answer: whatever happens now, it can only be told by a reset.
     pub(super) is_answered: bool,
+    /// What it is told when the tunnel is open.
+    pub(super) answer: &'static [u8],
 }
 
 impl Start {
+    /// Of a tunnel that the client asks for.
+    pub(super) fn asked_for(early_data: BytesMut) -> Self {
+        Self {
+            early_data,
+            is_answered: false,
+            answer: CONNECTION_ESTABLISHED,
+        }
+    }
+
+    /// Of one that it does not know of.
+    pub(super) fn captured(early_data: BytesMut) -> Self {
+        Self {
+            early_data,
+            is_answered: true,
+            answer: &[],
+        }
+    }
+
     /// The status and the bytes that the client has.
     pub(super) fn told(&self) -> (u16, u64) {
         if self.is_answered {
-            (200, CONNECTION_ESTABLISHED.len() as u64)
+            (200, self.answer.len() as u64)
         } else {
             (0, 0)
         }
@@ -33,11 +53,7 @@ impl Start {
 
     /// Both sides, with what each is owed.
     pub(super) fn pair(self, client: Wire, link: Link) -> Box<Pair> {
-        let answer: &[u8] = if self.is_answered {
-            &[]
-        } else {
-            CONNECTION_ESTABLISHED
-        };
+        let answer = if self.is_answered { &[] } else { self.answer };
         join(client, self.early_data, link, answer)
     }
 }
@@ -80,7 +96,7 @@ impl Session {
                 }
                 if !start.is_answered {
                     start.is_answered = true;
-                    wire.write_all(CONNECTION_ESTABLISHED)
+                    wire.write_all(start.answer)
                         .await
                         .map_err(|_| NoOpening::Left)?;
                 }

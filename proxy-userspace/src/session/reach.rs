@@ -17,7 +17,7 @@ use crate::{
     authority::Authority,
     client_hello::Opening,
     config::{Live, Quotas},
-    http::{CONNECTION_ESTABLISHED, Refusal, Version},
+    http::{Refusal, Version},
     net::{listen::canonical, wire::Wire},
     parent::Hop,
     policy::{self, ServerName},
@@ -57,6 +57,7 @@ impl Session {
             url,
             claim,
             certificate: self.arrival.certificate.as_deref(),
+            process: self.process().map(Arc::as_ref),
             server_name: ServerName::Unheard,
             connections: self.shared.registry.connections(client.ip()),
             mark,
@@ -114,6 +115,7 @@ impl Session {
             Ok(room) => room,
             Err(turned_away) => {
                 let entry = Record {
+                    status: start.told().0,
                     url: url.as_str().into(),
                     target: Some(&target),
                     ..self.record()
@@ -163,8 +165,8 @@ impl Session {
             return None;
         };
         let (_, told) = start.told();
+        let answer = start.answer.len() as u64;
         let pair = start.pair(wire, *link);
-        let answer = CONNECTION_ESTABLISHED.len() as u64;
         Some(self.joint(pair, tunnel, counted, reached.rule, shaper, [answer, told]))
     }
 
@@ -190,6 +192,7 @@ impl Session {
             user: permit.user.clone(),
             reverse_name: permit.reverse_name.clone(),
             certificate: self.arrival.certificate.clone(),
+            captured: self.arrival.captured.clone(),
             opening: opening.clone(),
             upstream: reached.address,
             destination: reached.destination,

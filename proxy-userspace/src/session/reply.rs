@@ -257,6 +257,7 @@ impl Session {
             client,
             listener_name,
             certificate,
+            captured,
             ..
         } = &self.arrival;
         Record {
@@ -269,6 +270,7 @@ impl Session {
             listener_name,
             user: None,
             certificate: certificate.as_deref(),
+            captured: captured.as_deref(),
             tag: Tag::TcpTunnel,
             status: 0,
             sent: 0,

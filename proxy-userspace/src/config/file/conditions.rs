@@ -70,6 +70,15 @@ macro_rules! with_conditions {
             /// listener with `tls.client_ca`; `*` is any certificate.
             #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub certificate: Vec<Text<Item<Word>>>,
+            /// The user of the process that connects, by number; only of captured connections.
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
+            pub uid: Vec<u32>,
+            /// The cgroup of that process, or one above it, as a path such as "/system.slice/app.service".
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
+            pub cgroup: Vec<Text<Word>>,
+            /// The name of that process (`comm`).
+            #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
+            pub process: Vec<Text<Word>>,
             /// The address that is connected to.
             #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "lists::filled")]
             pub destination: Networks,
@@ -81,12 +90,12 @@ macro_rules! with_conditions {
                 let Self {
                     when, client, listener, method, port, host, host_regex, sni, url_regex,
                     path_regex, scheme, time, connections_above, chance, mark, user, user_regex,
-                    certificate, destination, ..
+                    certificate, uid, cgroup, process, destination, ..
                 } = self;
                 Conditions {
                     when, client, listener, method, port, host, host_regex, sni, url_regex,
                     path_regex, scheme, time, connections_above: *connections_above,
-                    chance: *chance, mark, user, user_regex, certificate, destination,
+                    chance: *chance, mark, user, user_regex, certificate, uid, cgroup, process, destination,
                 }
             }
         }
@@ -114,5 +123,8 @@ pub(in crate::config) struct Conditions<'a> {
     pub(in crate::config) user: &'a [Text<Item<Word>>],
     pub(in crate::config) user_regex: &'a [Text<Item<Pattern>>],
     pub(in crate::config) certificate: &'a [Text<Item<Word>>],
+    pub(in crate::config) uid: &'a [u32],
+    pub(in crate::config) cgroup: &'a [Text<Word>],
+    pub(in crate::config) process: &'a [Text<Word>],
     pub(in crate::config) destination: &'a [Text<Item<Network>>],
 }

@@ -108,6 +108,7 @@ fn holds(terms: &[Term], record: &Record<'_>, live: &Live) -> bool {
         url: &record.url,
         user: record.user.map_or(User::Nobody, User::Known),
         certificate: record.certificate,
+        process: record.captured.map(|captured| &*captured.process),
         server_name: record.sni.map_or(ServerName::None, ServerName::Is),
         now: live.moment(),
         addresses: Some(addresses.as_ref().map_or(&[], <[IpAddr; 1]>::as_slice)),

@@ -315,6 +315,7 @@ fn ways(lines: &str, host: &str, method: &str) -> Vec<String> {
         url: "",
         user: User::Unchecked,
         certificate: None,
+        process: None,
         server_name: ServerName::Unheard,
         now: Moment::default(),
         addresses: None,

@@ -42,6 +42,7 @@ fn decide_heard(
         url: target,
         user,
         certificate: None,
+        process: None,
         server_name,
         // Wednesday, noon.
         now: Moment {

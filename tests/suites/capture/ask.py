@@ -1,0 +1,31 @@
+# Connects without knowing of a proxy, and says what the kernel says of the connection.
+# Arguments: address and port; then what to do: "say TEXT" sends it, "hear" only listens. Prints the peer's address, the
+# original destination, and what comes until the end.
+import socket, struct, sys
+
+address, port, action = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+connection = socket.socket(family, socket.SOCK_STREAM)
+connection.settimeout(10)
+connection.connect((address, port))
+print("peer", *connection.getpeername()[:2])
+if family == socket.AF_INET:
+    answer = connection.getsockopt(socket.SOL_IP, 80, 16)
+    kind, = struct.unpack("=H", answer[:2])
+    port, = struct.unpack("!H", answer[2:4])
+    print("original", socket.inet_ntop(kind, answer[4:8]), port)
+else:
+    answer = connection.getsockopt(socket.IPPROTO_IPV6, 80, 28)
+    kind, = struct.unpack("=H", answer[:2])
+    port, = struct.unpack("!H", answer[2:4])
+    print("original", socket.inet_ntop(kind, answer[8:24]), port)
+sys.stdout.flush()
+if action[0] == "say":
+    connection.sendall(action[1].encode())
+    connection.shutdown(socket.SHUT_WR)
+try:
+    while data := connection.recv(65536):
+        print("heard", data.decode(errors="replace"))
+    print("end")
+except ConnectionResetError:
+    print("reset")
