@@ -28,7 +28,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::file,
-    kernel::capture::{Attachment, Object, address},
+    kernel::capture::{Attachment, Object, address, remedy},
     policy::{PortRange, Process},
     server::Server,
 };
@@ -219,7 +219,7 @@ impl Capture {
                     anyhow!(
                         "cannot capture what {} connects: {error}; {}",
                         directory.display(),
-                        error.remedy()
+                        remedy(&error)
                     )
                 })?;
                 info!("capturing what {} connects", directory.display());
@@ -236,7 +236,7 @@ impl Capture {
         let object = Object::load().map_err(|error| {
             anyhow!(
                 "connections cannot be captured: {error}; {}",
-                error.remedy()
+                remedy(&error)
             )
         })?;
         let object = Arc::new(object);

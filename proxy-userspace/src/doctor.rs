@@ -5,7 +5,10 @@ mod host;
 
 use std::{fmt::Write as _, fs};
 
-use crate::relay::selection::{Unavailable, sockmap, splice};
+use crate::{
+    kernel::capture,
+    relay::selection::{Unavailable, sockmap, splice},
+};
 
 /// The report, and whether every engine can be had.
 pub async fn examine() -> (String, bool) {
@@ -27,12 +30,14 @@ pub async fn examine() -> (String, bool) {
          sockmap  {}\n\
          splice   {}\n\
          copy     yes  always\n\
+         capture  {}\n\
          --engine auto uses {auto} here",
         answer(
             sockmap,
             "loaded, attached, and its self-test over loopback passed"
         ),
         answer(splice, "splice(2) moves bytes through pipes"),
+        answer(capture(), "what cgroups connect can be led here"),
     );
     let findings = host::Host::this().findings();
     let mut report = report;
@@ -48,6 +53,14 @@ pub async fn examine() -> (String, bool) {
         let _ = write!(report, "\n{finding}");
     }
     (report, sound)
+}
+
+/// Whether connections can be captured.
+fn capture() -> Result<capture::Object, Unavailable> {
+    capture::Object::load().map_err(|error| Unavailable {
+        reason: error.to_string(),
+        remedy: capture::remedy(&error),
+    })
 }
 
 /// "yes", or "no" with the reason and what would change it.

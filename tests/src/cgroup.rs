@@ -45,6 +45,11 @@ impl Cgroup {
         }
     }
 
+    /// Where it is in the file system.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Its path from the root.
     ///
     /// # Panics

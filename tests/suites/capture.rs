@@ -412,6 +412,75 @@ fn when_the_proxy_dies_connections_are_direct() {
     drop((keeper.kill(), keeper.wait()));
 }
 
+/// With nothing but what emulated machines have.
+#[test]
+fn busybox_is_captured() {
+    require_cgroups_or_skip!();
+    require_tool_or_skip!("busybox", "true");
+    let scene = Scene::new(&format!(
+        "{CAPTURE}connect_to = \"address\"\nports = [\"1-65535\"]\n"
+    ));
+    let (address, _echo) = echo(&scene.lab);
+    let script = format!("echo hello | busybox nc 10.77.2.1 {}", address.port());
+    let output = scene.run(scene.app.command("sh").args(["-c", &script]));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "hello\n",
+        "{output:?}"
+    );
+}
+
+/// What `bpftool` lists of a cgroup: the numbers of programs.
+fn attached(cgroup: &Cgroup) -> Vec<String> {
+    let mut bpftool = Command::new("bpftool");
+    bpftool
+        .args(["--json", "cgroup", "show"])
+        .arg(cgroup.directory());
+    let output = run_to_end(&mut bpftool);
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let listed = listed.as_array().cloned().unwrap_or_default();
+    listed
+        .iter()
+        .map(|program| program["id"].to_string())
+        .collect()
+}
+
+#[test]
+fn nothing_is_left_in_the_kernel() {
+    require_cgroups_or_skip!();
+    require_tool_or_skip!("bpftool", "version");
+    let cgroup = Cgroup::new();
+    let lab = Lab::new();
+    let config = format!("[capture]\ncgroups = [\"{}\"]\n", cgroup.path());
+    let rounds = std::env::var("UNDERPASS_CAPTURE_ROUNDS").ok();
+    let rounds: u32 = rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(4);
+    for round in 0..rounds {
+        let mut daemon = Setup::bare(&lab.proxy)
+            .config(&lab, &config)
+            .through(&WITH_CGROUPS)
+            .start();
+        daemon.wait_said("capturing what ", 1);
+        let programs = attached(&cgroup);
+        assert_eq!(programs.len(), 6, "{programs:?}");
+        let signal = if round % 2 == 0 {
+            Signal::KILL
+        } else {
+            Signal::INT
+        };
+        daemon.stop_with(signal);
+        assert_eq!(attached(&cgroup), [""; 0]);
+        // A program is freed a moment after the last that held it.
+        wait_for("the programs to be gone", PATIENCE, || {
+            let is_there = |id: &String| {
+                let mut show = Command::new("bpftool");
+                show.args(["prog", "show", "id", id]);
+                run_to_end(&mut show).status.success()
+            };
+            (!programs.iter().any(is_there)).then_some(())
+        });
+    }
+}
+
 /// A pod that comes later, and one that has gone.
 #[test]
 fn network_namespaces_are_followed_as_they_come_and_go() {

@@ -268,13 +268,40 @@ fn the_policy_by_itself_is_the_chart_s() {
 #[test]
 fn the_configuration_is_accepted() {
     require_kubernetes_or_skip!();
-    let objects = overlay("least-privilege");
-    let config = &one(&objects, "ConfigMap", "underpass")["data"];
+    for name in ["least-privilege", "capture"] {
+        let objects = overlay(name);
+        let config = &one(&objects, "ConfigMap", "underpass")["data"];
+        accept(config);
+    }
+}
+
+fn accept(config: &Value) {
     let here = Scratch::new();
     let file = here.write("underpass.toml", config["underpass.toml"].as_str().unwrap());
     let mut check = Command::new(binary());
     let said = output(check.arg("check").arg("--config").arg(&file));
     assert!(said.contains("is valid: 0 rules, no warnings"), "{said}");
+}
+
+/// Who is to capture what pods connect sees the node's processes and cgroups.
+#[test]
+fn the_overlay_that_captures_sees_the_node() {
+    require_kubernetes_or_skip!();
+    let objects = overlay("capture");
+    let pod = &one(&objects, "DaemonSet", "underpass")["spec"]["template"]["spec"];
+    assert_eq!(pod["hostPID"], true);
+    let container = container(&objects);
+    assert_eq!(container["securityContext"]["privileged"], true);
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let mount = mounts
+        .iter()
+        .find(|mount| mount["name"] == "cgroups")
+        .unwrap();
+    let config = one(&objects, "ConfigMap", "underpass")["data"]["underpass.toml"]
+        .as_str()
+        .unwrap();
+    let root = format!("root = {}", mount["mountPath"]);
+    assert!(config.contains(&root), "no {root} in {config}");
 }
 
 /// The chart, the manifests and what is written about them name the version that is built here.

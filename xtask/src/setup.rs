@@ -73,7 +73,8 @@ const FETCHED: [Fetched; 2] = [
 
 /// Programs that the end-to-end suites run, as a command that succeeds when they are here, and the
 /// Debian package of each.
-const PROGRAMS: [(&str, &[&str], &str); 26] = [
+const PROGRAMS: [(&str, &[&str], &str); 27] = [
+    ("bpftool", &["version"], "bpftool"),
     ("busybox", &["true"], "busybox-static"),
     (
         "chromium-headless-shell",

@@ -218,7 +218,11 @@ fn e2e(args: &Args, ci: bool, report: &mut Report) {
         let proxy = artifact::build_static(&PROXY)?;
         let suites = artifact::build(&SUITES, "suites")?;
 
-        let mut vars = privilege::inherited(&["RUST_BACKTRACE", "UNDERPASS_WATCH_SECONDS"]);
+        let mut vars = privilege::inherited(&[
+            "RUST_BACKTRACE",
+            "UNDERPASS_WATCH_SECONDS",
+            "UNDERPASS_CAPTURE_ROUNDS",
+        ]);
         vars.push(("PATH", tools::system_path()));
         vars.push(("UNDERPASS_DIST", dist::for_tests(&proxy)?.into()));
         vars.push(("UNDERPASS_BIN", proxy.into()));

@@ -92,7 +92,7 @@ const DEFAULT_ARGS: [&str; 25] = [
 
 /// What continuous integration has the time for: what can depend on the kernel, once. Copying is reading and writing,
 /// as on any other kernel, and by evidence over IPv4 has to do.
-const BRIEF_ARGS: [&str; 18] = [
+const BRIEF_ARGS: [&str; 19] = [
     "--include-ignored",
     "--skip",
     "kernel_path::the_kernel",
@@ -105,6 +105,7 @@ const BRIEF_ARGS: [&str; 18] = [
     "netem::",
     "stress::bad_cables",
     "doctor_says_of_this_kernel",
+    "capture::busybox",
     "auto_moves_a_tunnel",
     "segments_that_overlap",
     "the_origin_may_speak_first",

@@ -207,6 +207,16 @@ impl Object {
     }
 }
 
+/// What the operator can do where it cannot be loaded or attached.
+pub fn remedy(error: &LoadError) -> String {
+    match error {
+        LoadError::Refused(_) => {
+            "run Linux 6.1 or later, built with CONFIG_CGROUP_BPF=y".to_owned()
+        }
+        other => other.remedy(),
+    }
+}
+
 /// An address as the maps have it.
 fn octets(address: IpAddr) -> [u8; 16] {
     match address {
