@@ -197,6 +197,11 @@ impl Capture {
             if let Some(number) = cgroups::number(&directory) {
                 wanted.insert(number, directory.clone());
                 found.look(&root, &directory);
+            } else {
+                self.say(format!(
+                    "there is no cgroup {path} below {} yet; what it connects will be captured when there is",
+                    root.display()
+                ));
             }
         }
         let excluded = settings.exclude.iter().map(|path| below(&root, path));

@@ -15,14 +15,16 @@ use anyhow::Context as _;
 pub(super) fn root() -> anyhow::Result<PathBuf> {
     let text =
         fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    mounted(&text).context(
+    // One may lie under another mount.
+    let mut mounts = mounted(&text).filter(|directory| directory.join("cgroup.procs").exists());
+    mounts.next().context(
         "no file system of cgroups, version 2, is mounted; mount one, or name it as `root` in [capture]",
     )
 }
 
 /// Where the mounts of this process have it (proc(5)).
-fn mounted(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+fn mounted(mounts: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().filter_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         let is_cgroup2 = kind.split(' ').next()? == "cgroup2";
         is_cgroup2.then(|| mount.split(' ').nth(4).map(PathBuf::from))?
@@ -92,11 +94,9 @@ mod tests {
         let hybrid = "25 1 0:1 / / rw - ext4 /dev/vda rw\n\
                       30 25 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                       31 25 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-        assert_eq!(
-            mounted(hybrid).as_deref(),
-            Some(Path::new("/sys/fs/cgroup/unified"))
-        );
-        assert_eq!(mounted("25 1 0:1 / / rw - ext4 /dev/vda rw\n"), None);
+        let found: Vec<_> = mounted(hybrid).collect();
+        assert_eq!(found, [Path::new("/sys/fs/cgroup/unified")]);
+        assert_eq!(mounted("25 1 0:1 / / rw - ext4 /dev/vda rw\n").count(), 0);
     }
 
     #[test]
