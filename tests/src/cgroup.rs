@@ -62,11 +62,17 @@ impl Cgroup {
 
     /// The command, to be run in it.
     pub fn run(&self, command: &Command) -> Command {
+        // Busybox's shell would take programs of its own, of the same name.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let program = std::env::split_paths(&path)
+            .map(|directory| directory.join(command.get_program()))
+            .find(|program| program.is_file())
+            .unwrap_or_else(|| command.get_program().into());
         let mut within = Command::new("sh");
         within
             .args(["-c", "echo $$ >\"$0\" && exec \"$@\""])
             .arg(self.directory.join("cgroup.procs"))
-            .arg(command.get_program())
+            .arg(program)
             .args(command.get_args());
         within
     }
