@@ -82,6 +82,12 @@ pub fn read(bytes: &[u8]) -> Result<Option<Opening>, Malformed> {
     Ok(None)
 }
 
+/// Whether what a client has sent begins as a ClientHello does.
+#[must_use]
+pub fn is_one(bytes: &[u8]) -> bool {
+    matches!(bytes, [HANDSHAKE_RECORD, 3, ..])
+}
+
 /// The body of the message, once it is whole.
 fn body(message: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     if message.first().is_some_and(|&kind| kind != CLIENT_HELLO) {

@@ -126,6 +126,39 @@ fn the_name_in_the_hello_decides() {
     assert!(line.contains(" TCP_TUNNEL/200 100039 CONNECT "), "{line}");
 }
 
+/// Without a rule that asks for it.
+#[test]
+fn another_name_than_the_host_s_is_reset_if_that_is_asked_for() {
+    require_root_or_skip!();
+    let lab = Lab::new();
+    lab.proxy.set_hosts(&[("10.77.2.1", "good.test")]);
+    let daemon = daemon(&lab, "strict_sni = true\n");
+    let origin = origin_on(&lab, Family::V4.origin(), 443);
+    for (target, hello, is_let_through) in [
+        ("good.test:443", client_hello("other.test"), false),
+        ("good.test:443", client_hello("10.77.2.1"), false),
+        ("good.test:443", client_hello("GOOD.test"), true),
+        ("good.test.:443", client_hello("good.test"), true),
+        ("good.test:443", b"no TLS at all".to_vec(), true),
+        // There is no name to compare with.
+        (TARGET, client_hello("other.test"), true),
+    ] {
+        let mut stream = client(&lab).tunnel(target);
+        stream.write_all(&hello).unwrap();
+        if is_let_through {
+            let upstream = origin.accept();
+            read_exactly(&upstream, &hello);
+        } else {
+            expect_reset(&stream);
+        }
+    }
+    let line = daemon.wait_access_lines(2).remove(0);
+    assert!(
+        line.contains(" TCP_DENIED/200 39 CONNECT good.test:443 "),
+        "{line}"
+    );
+}
+
 /// Who sends it with the request is judged before there is an answer, and told what is wrong.
 #[test]
 fn a_hello_that_is_there_already_is_judged_at_once() {

@@ -93,6 +93,10 @@ pub struct File {
     /// Close tunnels that the rules forbid after they were read again.
     #[serde(skip_serializing_if = "is_default")]
     pub enforce_on_live: bool,
+    /// Reset a tunnel to a host by name whose ClientHello names another server, or none. What is no TLS is let through, once
+    /// the client has said something.
+    #[serde(skip_serializing_if = "is_default")]
+    pub strict_sni: bool,
     /// The time zone of conditions on time, such as "Europe/Paris" [default: the system's].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<Located<String>>,

@@ -96,9 +96,17 @@ pub struct Live {
     pub shapes: Conditional<Vec<Arc<BucketSpec>>>,
     /// Whether tunnels that the rules forbid are closed when the rules change.
     pub enforce_on_live: bool,
+    /// Whether a ClientHello must name the host that was asked for.
+    pub strict_sni: bool,
     time_zone: TimeZone,
-    needs_time: bool,
-    needs_mark: bool,
+    needs: Needs,
+}
+
+/// What is only found out where a condition asks for it.
+#[derive(Clone, Copy, Debug)]
+struct Needs {
+    time: bool,
+    mark: bool,
 }
 
 impl fmt::Display for Live {
@@ -107,6 +115,11 @@ impl fmt::Display for Live {
         let rules = self.policy.rules().len();
         write!(f, "{rules} {}", if rules == 1 { "rule" } else { "rules" })
     }
+}
+
+fn realm(file: &File) -> String {
+    let auth = file.auth.as_ref();
+    auth.map_or_else(String::new, |auth| auth.value.realm.clone())
 }
 
 fn capture(file: &File) -> Option<Arc<file::Capture>> {
@@ -198,8 +211,10 @@ impl Live {
         let mentions = |is_kind: fn(&Test) -> bool| {
             policy.mentions(is_kind) || extra().flatten().any(|term| term.mentions(is_kind))
         };
-        let needs_time = mentions(|test| matches!(test, Test::Time(_)));
-        let needs_mark = mentions(|test| matches!(test, Test::Mark(_)));
+        let needs = Needs {
+            time: mentions(|test| matches!(test, Test::Time(_))),
+            mark: mentions(|test| matches!(test, Test::Mark(_))),
+        };
         let time_zone = time_zone(file)?;
         sources.extend(compiler.into_sources());
         sources.sort();
@@ -223,10 +238,7 @@ impl Live {
             quotas: quotas(&file.limits),
             bandwidth_per_tunnel: bandwidth(&file.limits),
             auth,
-            realm: file
-                .auth
-                .as_ref()
-                .map_or_else(String::new, |auth| auth.value.realm.clone()),
+            realm: realm(file),
             engines: EngineRules {
                 rules: engine_rules,
                 default: file.engine.unwrap_or_default(),
@@ -247,9 +259,9 @@ impl Live {
             outgoing,
             shapes,
             enforce_on_live: file.enforce_on_live,
+            strict_sni: file.strict_sni,
             time_zone,
-            needs_time,
-            needs_mark,
+            needs,
         })
     }
 
@@ -336,7 +348,7 @@ impl Live {
     /// The local time, if a condition asks for it.
     #[must_use]
     pub fn moment(&self) -> Moment {
-        if !self.needs_time {
+        if !self.needs.time {
             return Moment::default();
         }
         let now = self.time_zone.to_datetime(Timestamp::now());
@@ -351,7 +363,7 @@ impl Live {
     /// Whether a condition asks for the firewall's mark.
     #[must_use]
     pub fn needs_mark(&self) -> bool {
-        self.needs_mark
+        self.needs.mark
     }
 
     /// Whether targets that cannot be reached are a 503, as Squid has it.

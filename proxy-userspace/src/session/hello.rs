@@ -5,6 +5,7 @@ use tokio::time::timeout;
 
 use super::Session;
 use crate::{
+    authority::HostName,
     client_hello::{self, Opening},
     http::{CONNECTION_ESTABLISHED, ProxyError, Refusal},
     net::wire::Wire,
@@ -112,6 +113,23 @@ impl Session {
             .await
             .unwrap_or_else(|_elapsed| Err(unclear(&format!("no ClientHello within {patience:?}"))))
     }
+}
+
+/// Why a tunnel to this host must not begin with that.
+pub(super) fn objection(host: &HostName, opening: &Opening, begins: &[u8]) -> Option<Refusal> {
+    let expected = host.without_root();
+    let what = match opening {
+        Opening::Named(name) if name.trim_end_matches('.').eq_ignore_ascii_case(expected) => {
+            return None;
+        }
+        Opening::Named(name) => format!("names {name}"),
+        Opening::Nameless if client_hello::is_one(begins) => "names no server".to_owned(),
+        Opening::Nameless => return None,
+    };
+    let reason = format!(
+        "the tunnel is for {expected}, and the ClientHello {what}, which strict_sni does not allow"
+    );
+    Some(Refusal::new(ProxyError::HttpRequestDenied, reason))
 }
 
 fn unclear(what: &dyn std::fmt::Display) -> NoOpening {

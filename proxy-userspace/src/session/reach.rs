@@ -8,13 +8,13 @@ use tracing::{debug, info};
 
 use super::{
     Admission, Arrival, Joint, Session, TunnelRequest, UNKNOWN,
-    hello::{NoOpening, Start},
+    hello::{self, NoOpening, Start},
     upstream::{Purpose, Reached, Way},
 };
 use crate::{
     access::{self, Access, Claim, Known, Outcome, Permit, Refused},
     access_log::{Record, Tag},
-    authority::Authority,
+    authority::{Authority, Host},
     client_hello::Opening,
     config::{Live, Quotas},
     http::{Refusal, Version},
@@ -264,15 +264,27 @@ impl Session {
         let access = self.access(live, room, deadline);
         let mut outcome = access.decide(&asked, &mut known, true).await;
         self.note_time(|times| times.dns = known.resolving());
-        let opening = match outcome {
-            Ok(Outcome::NeedsServerName) => {
-                Some(self.opening(wire, start).await.map_err(|why| match why {
-                    NoOpening::Left => Failure::Left,
-                    NoOpening::Unclear(refusal) => Failure::Refused(known.unclear(refusal)),
-                })?)
+        // Only of tunnels to hosts by name, and of those that are permitted without it.
+        let strict = match (purpose, asked.target.host()) {
+            (Purpose::Tunnel { .. }, Host::Name(host)) if live.strict_sni && outcome.is_ok() => {
+                Some(host)
             }
             _ => None,
         };
+        let is_needed = matches!(outcome, Ok(Outcome::NeedsServerName));
+        let opening = if is_needed || strict.is_some() {
+            Some(self.opening(wire, start).await.map_err(|why| match why {
+                NoOpening::Left => Failure::Left,
+                NoOpening::Unclear(refusal) => Failure::Refused(known.unclear(refusal)),
+            })?)
+        } else {
+            None
+        };
+        if let (Some(host), Some(opening)) = (strict, &opening)
+            && let Some(refusal) = hello::objection(host, opening, &start.early_data)
+        {
+            return Err(Failure::Refused(known.unclear(refusal)));
+        }
         if let Some(opening) = &opening {
             asked.server_name = opening.into();
             deadline = access::deadline(live.connect_timeout);
