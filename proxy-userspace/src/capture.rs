@@ -36,6 +36,9 @@ use crate::{
 /// How often cgroups and processes are looked at.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
+/// Warnings that are remembered, so that each is given once.
+const MOST_SAID: usize = 1000;
+
 /// Looks that a network namespace may be without a process before its listeners are closed.
 const PATIENCE: u32 = 4;
 
@@ -66,6 +69,7 @@ pub struct Capture {
 /// The listeners in one network namespace.
 #[derive(Debug)]
 struct Place {
+    object: Arc<Object>,
     cookie: u64,
     loops: Vec<JoinHandle<()>>,
     /// Looks since a process was seen.
@@ -74,6 +78,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.object.forget(self.cookie);
         for accept in &self.loops {
             accept.abort();
         }
@@ -167,6 +172,10 @@ impl Capture {
     /// Warns, once.
     fn say(&mut self, what: String) {
         if !self.said.contains(&what) {
+            // Each may name another process.
+            if self.said.len() >= MOST_SAID {
+                self.said.clear();
+            }
             warn!("{what}");
             self.said.insert(what);
         }
@@ -268,7 +277,6 @@ impl Capture {
         self.places.retain(|_, place| {
             let stays = place.missed < PATIENCE;
             if !stays {
-                object.forget(place.cookie);
                 info!("no process is left in network namespace {}", place.cookie);
             }
             stays
@@ -312,6 +320,7 @@ impl Capture {
             .listen(opened.cookie, opened.ports)
             .context("too many network namespaces")?;
         Ok(Place {
+            object: Arc::clone(object),
             cookie: opened.cookie,
             loops,
             missed: 0,

@@ -22,16 +22,13 @@ use tracing::{Instrument as _, debug, debug_span, warn};
 use crate::{
     access_log::Tag,
     capture::{Captured, Recognition},
-    config::Live,
+    config::{Live, file},
     http::Refusal,
     limits::{ACCEPT_BACKOFF, MAX_TURNED_AWAY, WARNING_PAUSE},
     net::listen::canonical,
     relay::{Relay, reset_on_close},
     session::{Admission, Arrival, Session, Shared},
 };
-
-/// The name that rules have for the listeners of captured connections.
-pub const CAPTURE: &str = "capture";
 
 /// Accepts clients and runs their sessions.
 #[derive(Debug)]
@@ -108,7 +105,7 @@ impl Server {
         listener: TcpListener,
         recognition: Recognition,
     ) {
-        let name = CAPTURE.into();
+        let name = file::Capture::LISTENER.into();
         loop {
             let accepted = select! {
                 accepted = listener.accept() => accepted,

@@ -220,7 +220,7 @@ fn who_asks_decides() {
     let scene = Scene::new(&format!(
         "{CAPTURE}ports = [\"1-65535\"]\nconnect_to = \"address\"\n\
          [[rule]]\nname = \"not-them\"\naction = \"deny\"\ncgroup = [\"CGROUP/low\"]\n\
-         [[rule]]\nname = \"not-him\"\naction = \"deny\"\nuid = [65534]\n"
+         [[rule]]\nname = \"not-him\"\naction = \"deny\"\nlistener = [\"capture\"]\nuid = [65534]\n"
     ));
     let (address, _echo) = echo(&scene.lab);
     let port = address.port().to_string();

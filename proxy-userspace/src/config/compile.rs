@@ -472,6 +472,12 @@ impl<'a> Compiler<'a> {
             .iter()
             .flatten()
             .map(listener_name)
+            .chain(
+                self.file
+                    .capture
+                    .iter()
+                    .map(|_| file::Capture::LISTENER.to_owned()),
+            )
             .collect();
         let names: Vec<String> = names.iter().map(|name| name.0.to_string()).collect();
         if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {

@@ -1,7 +1,7 @@
 # Connects without knowing of a proxy, and says what the kernel says of the connection.
 # Arguments: address and port; then what to do: "say TEXT" sends it, "hear" only listens. Prints the peer's address, the
 # original destination, and what comes until the end.
-import socket, struct, sys
+import errno, socket, struct, sys
 
 address, port, action = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -20,12 +20,15 @@ else:
     port, = struct.unpack("!H", answer[2:4])
     print("original", socket.inet_ntop(kind, answer[8:24]), port)
 sys.stdout.flush()
-if action[0] == "say":
-    connection.sendall(action[1].encode())
-    connection.shutdown(socket.SHUT_WR)
 try:
+    if action[0] == "say":
+        connection.sendall(action[1].encode())
+        connection.shutdown(socket.SHUT_WR)
     while data := connection.recv(65536):
         print("heard", data.decode(errors="replace"))
     print("end")
-except ConnectionResetError:
+except (BrokenPipeError, ConnectionResetError):
     print("reset")
+except OSError as error:
+    # The reset was there before it had said everything.
+    print("reset" if error.errno == errno.ENOTCONN else error)

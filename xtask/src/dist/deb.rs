@@ -14,7 +14,7 @@ use super::{Effort, VERSION, copy, describe, empty, install, place, source_date}
 use crate::{cmd, repo, tools};
 
 /// Files of the repository, and where they go.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     (
         "deploy/config/underpass.example.toml",
         "etc/underpass/underpass.toml",
@@ -31,6 +31,10 @@ const FILES: [(&str, &str); 12] = [
     (
         "deploy/systemd/underpass.socket",
         "usr/share/doc/underpass/underpass.socket",
+    ),
+    (
+        "deploy/systemd/capture.conf",
+        "usr/share/doc/underpass/capture.conf",
     ),
     (
         "deploy/debian/copyright",

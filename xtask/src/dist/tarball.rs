@@ -12,7 +12,7 @@ use super::{VERSION, describe, empty, install, place, source_date};
 use crate::cmd;
 
 /// Files of the repository, and where they go.
-const FILES: [(&str, &str); 15] = [
+const FILES: [(&str, &str); 16] = [
     ("README.md", "README.md"),
     ("CHANGELOG.md", "CHANGELOG.md"),
     ("KERNELS.md", "KERNELS.md"),
@@ -31,6 +31,7 @@ const FILES: [(&str, &str); 15] = [
         "deploy/systemd/underpass.socket",
         "systemd/underpass.socket",
     ),
+    ("deploy/systemd/capture.conf", "systemd/capture.conf"),
     (
         "deploy/systemd/underpass.sysusers",
         "systemd/underpass.sysusers",

@@ -43,6 +43,9 @@ pub struct Capture {
 }
 
 impl Capture {
+    /// What rules call the listeners of captured connections.
+    pub const LISTENER: &'static str = "capture";
+
     /// How long is waited for a name.
     #[must_use]
     pub fn patience(&self) -> Duration {
