@@ -316,15 +316,17 @@ impl Capture {
             let accept = Arc::clone(server).accept_captured(listener, recognition.clone());
             loops.push(tokio::spawn(accept));
         }
-        object
-            .listen(opened.cookie, opened.ports)
-            .context("too many network namespaces")?;
-        Ok(Place {
+        // From here on its end closes them.
+        let place = Place {
             object: Arc::clone(object),
             cookie: opened.cookie,
             loops,
             missed: 0,
-        })
+        };
+        object
+            .listen(opened.cookie, opened.ports)
+            .context("too many network namespaces")?;
+        Ok(place)
     }
 }
 

@@ -38,4 +38,5 @@ pub mod scratch;
 pub mod segment;
 pub mod tls;
 pub mod tools;
+pub mod transcript;
 pub mod tun;

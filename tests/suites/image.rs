@@ -7,11 +7,11 @@ use std::{
 };
 
 use proxy_tests::{
-    daemon::run_to_end,
     lab::{Family, Lab},
     privilege::skip,
     require_root_or_skip, require_sockmap_or_skip, require_tool_or_skip,
     tls::{Pages, TlsOrigin, page},
+    transcript::Transcript,
 };
 use serde_json::Value;
 
@@ -101,15 +101,7 @@ fn it_runs_with_what_the_manifests_give_it_and_with_less() {
     .arg(origin.authority())
     .args([user, capabilities])
     .args(arguments);
-    let output = run_to_end(&mut run);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{said}");
-    let part = |name: &str| {
-        let rest = text.split_once(&format!("== {name}\n"));
-        let (_, rest) = rest.unwrap_or_else(|| panic!("no {name} in {text}\n{said}"));
-        rest.split("\n== ").next().unwrap()
-    };
+    let transcript = Transcript::of(&mut run);
     let used = [
         "<title>Through the image</title>",
         "TCP_TUNNEL/200",
@@ -141,18 +133,15 @@ fn it_runs_with_what_the_manifests_give_it_and_with_less() {
         ("root", &[]),
         ("default", &["is valid"]),
     ] {
-        let found = part(name);
         let running = ["least", "none", "seccomp", "no-new-privileges", "root"].contains(&name);
         for expected in expected.iter().chain(used.iter().filter(|_| running)) {
-            assert!(
-                found.contains(expected),
-                "no {expected} in {name}: {text}\n{said}"
-            );
+            transcript.expect(name, expected);
         }
     }
     // The program alone runs in it: there is nothing to be had from it but that.
-    let programs = part("files")
+    let programs = transcript
+        .part("files")
         .lines()
         .filter(|line| line.starts_with("-rwx"));
-    assert_eq!(programs.count(), 1, "{text}");
+    assert_eq!(programs.count(), 1);
 }

@@ -3,11 +3,11 @@
 use std::{fs, net::SocketAddr, path::PathBuf};
 
 use proxy_tests::{
-    daemon::run_to_end,
     lab::{Family, Lab},
     privilege::skip,
     require_root_or_skip, require_tool_or_skip,
     tls::{Pages, TlsOrigin, page},
+    transcript::Transcript,
 };
 
 /// What dpkg and those who keep the users write for themselves.
@@ -65,15 +65,7 @@ fn it_is_installed_used_and_removed_without_a_trace() {
         .arg("https://origin.test/")
         .arg(origin.authority())
         .arg("10.77.2.0/24");
-    let output = run_to_end(&mut install);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{said}");
-    let part = |name: &str| {
-        let rest = text.split_once(&format!("== {name}\n"));
-        let (_, rest) = rest.unwrap_or_else(|| panic!("no {name} in {text}\n{said}"));
-        rest.split("\n== ").next().unwrap()
-    };
+    let transcript = Transcript::of(&mut install);
     for (name, expected) in [
         ("install", "underpass:x:"),
         (
@@ -90,16 +82,14 @@ fn it_is_installed_used_and_removed_without_a_trace() {
         ("use", "TCP_TUNNEL/200"),
         ("remove", "no user"),
     ] {
-        assert!(
-            part(name).contains(expected),
-            "{name}: {expected}\n{text}\n{said}"
-        );
+        transcript.expect(name, expected);
     }
-    let left: Vec<&str> = part("left")
+    let left: Vec<&str> = transcript
+        .part("left")
         .lines()
         .filter(|path| !KEPT_BY_THE_SYSTEM.iter().any(|kept| path.starts_with(kept)))
         .filter(|path| !path.is_empty())
         .collect();
-    assert_eq!(left, [""; 0], "{text}");
-    assert!(!part("left").contains("underpass"), "{text}");
+    assert_eq!(left, [""; 0]);
+    assert!(!transcript.part("left").contains("underpass"));
 }

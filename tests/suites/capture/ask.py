@@ -9,16 +9,16 @@ connection = socket.socket(family, socket.SOCK_STREAM)
 connection.settimeout(10)
 connection.connect((address, port))
 print("peer", *connection.getpeername()[:2])
-if family == socket.AF_INET:
-    answer = connection.getsockopt(socket.SOL_IP, 80, 16)
+level, length, place = (socket.SOL_IP, 16, 4) if family == socket.AF_INET else (socket.IPPROTO_IPV6, 28, 8)
+try:
+    answer = connection.getsockopt(level, 80, length)
     kind, = struct.unpack("=H", answer[:2])
     port, = struct.unpack("!H", answer[2:4])
-    print("original", socket.inet_ntop(kind, answer[4:8]), port)
-else:
-    answer = connection.getsockopt(socket.IPPROTO_IPV6, 80, 28)
-    kind, = struct.unpack("=H", answer[:2])
-    port, = struct.unpack("!H", answer[2:4])
-    print("original", socket.inet_ntop(kind, answer[8:24]), port)
+    size = 4 if kind == socket.AF_INET else 16
+    print("original", socket.inet_ntop(kind, answer[place : place + size]), port)
+except OSError:
+    # Nobody has led it anywhere.
+    print("original none")
 sys.stdout.flush()
 try:
     if action[0] == "say":
