@@ -122,9 +122,26 @@ fn realm(file: &File) -> String {
     auth.map_or_else(String::new, |auth| auth.value.realm.clone())
 }
 
-fn capture(file: &File) -> Option<Arc<file::Capture>> {
-    let capture = file.capture.as_ref()?;
-    Some(Arc::new(capture.value.clone()))
+fn capture(file: &File) -> Result<Option<Arc<file::Capture>>, ConfigError> {
+    let Some(located) = &file.capture else {
+        return Ok(None);
+    };
+    let settings = &located.value;
+    let at = |message| ConfigError::At {
+        place: place_of(located),
+        message,
+    };
+    if settings.cgroups.is_empty() {
+        let message = "[capture] needs cgroups: whose connections are to be captured";
+        return Err(at(message.to_owned()));
+    }
+    let mut paths = settings.cgroups.iter().chain(&settings.exclude);
+    if let Some(path) = paths.find(|path| !path.starts_with('/')) {
+        return Err(at(format!(
+            "'{path}' is no path of a cgroup; write it from the root, such as \"/system.slice/app.service\""
+        )));
+    }
+    Ok(Some(Arc::new(settings.clone())))
 }
 
 /// Values with what must hold for them, in order.
@@ -251,7 +268,7 @@ impl Live {
                 .map(|domain| domain.0.0.trim_start_matches('.').into()),
             parents,
             http: file.http.clone(),
-            capture: capture(file),
+            capture: capture(file)?,
             fronts,
             listeners: file.listen.iter().flatten().map(Listen::address).collect(),
             logs,

@@ -59,6 +59,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
         }
     }
     file.dns.iter_mut().for_each(|entry| lines.place(entry));
+    file.capture.iter_mut().for_each(|entry| lines.place(entry));
     file.time_zone
         .iter_mut()
         .for_each(|entry| lines.place(entry));

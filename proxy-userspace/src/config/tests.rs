@@ -151,6 +151,14 @@ fn what_cannot_be_is_refused_with_its_line() {
     for (text, message) in [
         ("[[rule]]\n", "test.toml:1: the rule has no action"),
         (
+            "\n[capture]\nports = [80]",
+            "test.toml:2: [capture] needs cgroups",
+        ),
+        (
+            "[capture]\ncgroups = [\"app.service\"]",
+            "test.toml:1: 'app.service' is no path of a cgroup",
+        ),
+        (
             "\n[[rule]]\naction = \"deny\"\nwhen = [\"x\"]",
             "test.toml:2: there is no match 'x'",
         ),
